@@ -1,1 +1,41 @@
-//! lb-core
+//! Quantization as functions of Burn tensors: the same code on every backend.
+//!
+//! | module | idea |
+//! |---|---|
+//! | [`affine`] | quantize, dequantize, fake-quantize with a straight-through gradient |
+//! | [`scheme`] | bits, signedness, symmetry and granularity, before any range is known |
+//! | [`range`] | a real range becomes [`QParams`](lb_format::QParams) |
+//! | [`observe`] | statistics of activations, and the rules that turn them into a range |
+//! | [`weight`] | per-channel search of weight scale and offset |
+//! | [`bias`] | bias correction |
+//! | [`sqnr`](mod@sqnr) | signal to quantization noise ratio |
+//!
+//! An observer gathers, a range rule decides, [`QParams`](lb_format::QParams) encode: three things.
+//!
+//! ```
+//! use burn::tensor::{Device, Tensor};
+//! use lb_core::{affine, observe::{RangeRule, Statistics}, range};
+//! use lb_format::BitWidth;
+//!
+//! let device = Device::flex();
+//! let x = Tensor::<4>::from_data([[[[0.0f32, 0.4, 1.1, 3.0]]]], &device);
+//! let mut stats = Statistics::default();
+//! stats.observe(x.clone());
+//! let (lo, hi) = RangeRule::MinMax.range(&stats, BitWidth::new(4)?)?;
+//! let q = range::activation(lo, hi, BitWidth::new(4)?);
+//! let codes: Vec<f32> = affine::quantize(x, &q).try_to_vec_as()?;
+//! assert_eq!(codes, [0.0, 2.0, 6.0, 15.0]); // steps of 3.0 / 15
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+pub mod affine;
+pub mod bias;
+mod error;
+pub mod observe;
+pub mod range;
+pub mod scheme;
+pub mod sqnr;
+pub mod weight;
+
+pub use error::CoreError;
+pub use scheme::{Granularity, QScheme, Symmetry};

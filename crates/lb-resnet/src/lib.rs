@@ -1,1 +1,2 @@
 //! lb-resnet
+pub mod model;

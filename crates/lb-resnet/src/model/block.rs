@@ -1,0 +1,125 @@
+//! The basic block.
+
+use burn::module::Module;
+use burn::tensor::{Tensor, s};
+use lb_nn::layer::{Act, Conv};
+
+use super::site::{ActRole, ActSite, ConvRole, ConvSite, Rewrite};
+
+/// Two 3×3 convolutions and a shortcut:
+///
+/// ```text
+/// u = input(x)
+/// y = act2(conv2(act1(conv1(u))) + shortcut)
+/// ```
+///
+/// where the shortcut is `x` itself, option A of it (subsampled, zero-padded channels), or the
+/// 1×1 convolution of `u`.
+#[derive(Module, Debug)]
+pub struct Block<C: Module, A: Module> {
+    /// Requantizes the residual stream where the block computes at another width.
+    pub input: A,
+    /// First convolution; strided where the block halves the image.
+    pub conv1: C,
+    /// Activation between the convolutions.
+    pub act1: A,
+    /// Second convolution.
+    pub conv2: C,
+    /// Option-B convolution, where the shape changes.
+    pub shortcut: Option<C>,
+    /// Activation after the addition: the residual stream.
+    pub act2: A,
+    /// Output channels.
+    pub channels: usize,
+    /// 2 where the block halves the image, else 1.
+    pub stride: usize,
+}
+
+/// Receives the real-valued output of every convolution, before its activation.
+pub(crate) type Trace<'a> = &'a mut dyn FnMut(&str, &Tensor<4>);
+
+impl<C: Conv, A: Act> Block<C, A> {
+    pub(crate) fn forward(&self, index: usize, x: Tensor<4>, trace: Trace) -> Tensor<4> {
+        let u = self.input.forward(x.clone());
+        let y = self.conv1.forward(u.clone());
+        trace(&format!("blocks.{index}.conv1"), &y);
+        let y = self.conv2.forward(self.act1.forward(y));
+        trace(&format!("blocks.{index}.conv2"), &y);
+        let shortcut = match &self.shortcut {
+            Some(conv) => {
+                let y = conv.forward(u);
+                trace(&format!("blocks.{index}.shortcut"), &y);
+                y
+            }
+            None => pad_shortcut(x, self.channels, self.stride),
+        };
+        self.act2.forward(y + shortcut)
+    }
+
+    pub(crate) fn rewrite<L, R: Rewrite<C, A, L>>(
+        self,
+        index: usize,
+        last: bool,
+        r: &mut R,
+    ) -> Result<Block<R::Conv, R::Act>, R::Error> {
+        let name = |part: &str| format!("blocks.{index}.{part}");
+        let act = |part: &str, role| ActSite { name: name(part), role };
+        let conv = |part: &str, role, input: &str| ConvSite {
+            name: name(part),
+            role,
+            input: input.into(),
+        };
+        Ok(Block {
+            input: r.act(&act("input", ActRole::BlockInput), self.input)?,
+            conv1: r.conv(&conv("conv1", ConvRole::Body, &name("input")), self.conv1)?,
+            act1: r.act(&act("act1", ActRole::Inner), self.act1)?,
+            conv2: r.conv(&conv("conv2", ConvRole::Body, &name("act1")), self.conv2)?,
+            shortcut: match self.shortcut {
+                Some(c) => {
+                    Some(r.conv(&conv("shortcut", ConvRole::Shortcut, &name("input")), c)?)
+                }
+                None => None,
+            },
+            act2: {
+                let role = if last { ActRole::BeforePool } else { ActRole::Stream };
+                r.act(&act("act2", role), self.act2)?
+            },
+            channels: self.channels,
+            stride: self.stride,
+        })
+    }
+}
+
+/// The shortcut without parameters: `x`, or option A where the shape changes.
+fn pad_shortcut(x: Tensor<4>, channels: usize, stride: usize) -> Tensor<4> {
+    let x = match stride {
+        1 => x,
+        _ => x.slice(s![.., .., 0..;2, 0..;2]),
+    };
+    let [n, c, h, w] = x.dims();
+    if c == channels {
+        return x;
+    }
+    let (before, after) = ((channels - c) / 2, (channels - c).div_ceil(2));
+    let device = x.device();
+    let zeros = |c| Tensor::<4>::zeros([n, c, h, w], &device);
+    Tensor::cat(vec![zeros(before), x, zeros(after)], 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use burn::tensor::Device;
+
+    #[test]
+    fn option_a_takes_every_second_pixel_and_pads_both_sides() {
+        let x: Vec<f32> = (0..2 * 16).map(|i| i as f32).collect();
+        let x = Tensor::<1>::from_data(x.as_slice(), &Device::flex()).reshape([1, 2, 4, 4]);
+        let y = pad_shortcut(x, 4, 2);
+        assert_eq!(y.dims(), [1, 4, 2, 2]);
+        let y: Vec<f32> = y.try_to_vec_as().unwrap();
+        assert_eq!(y[..4], [0.0; 4]);
+        assert_eq!(y[4..12], [0.0, 2.0, 8.0, 10.0, 16.0, 18.0, 24.0, 26.0]);
+        assert_eq!(y[12..], [0.0; 4]);
+    }
+}

@@ -1,0 +1,11 @@
+//! The networks: one topology, generic over the stage of its parts.
+
+mod arch;
+mod block;
+mod resnet;
+mod site;
+
+pub use arch::{Arch, Shortcut, UnknownArch};
+pub use block::Block;
+pub use resnet::{FloatNet, FoldedNet, ObservedNet, QuantNet, ResNet};
+pub use site::{ActRole, ActSite, ConvRole, ConvSite, Rewrite};

@@ -1,0 +1,124 @@
+//! The whole network.
+
+use burn::module::Module;
+use burn::nn::conv::Conv2d;
+use burn::nn::{Linear, LinearConfig};
+use burn::tensor::{Device, Tensor};
+use lb_nn::layer::{Act, Conv, Dense};
+use lb_nn::{
+    ConvBn, ConvBnConfig, FloatAct, Nonlinearity, ObservedAct, QuantAct, QuantConv2d, QuantLinear,
+};
+
+use super::block::Trace;
+use super::{ActRole, ActSite, Arch, Block, ConvRole, ConvSite, Rewrite, Shortcut};
+
+/// A CIFAR ResNet whose convolutions are `C`, activations `A` and final layer `L`.
+#[derive(Module, Debug)]
+pub struct ResNet<C: Module, A: Module, L: Module> {
+    /// On the image; quantizes it.
+    pub input: A,
+    /// First convolution.
+    pub stem: C,
+    /// After the stem: the residual stream.
+    pub stem_act: A,
+    /// Blocks, in order.
+    pub blocks: Vec<Block<C, A>>,
+    /// After the global average pooling.
+    pub pooled: A,
+    /// From features to classes.
+    pub linear: L,
+}
+
+/// As trained: batch normalization behind every convolution.
+pub type FloatNet = ResNet<ConvBn, FloatAct, Linear>;
+/// Batch normalization folded into the convolutions.
+pub type FoldedNet = ResNet<Conv2d, FloatAct, Linear>;
+/// Folded, with observers at the activations.
+pub type ObservedNet = ResNet<Conv2d, ObservedAct, Linear>;
+/// Quantized, simulated in real arithmetic.
+pub type QuantNet = ResNet<QuantConv2d, QuantAct, QuantLinear>;
+
+impl FloatNet {
+    /// A network to be trained; the caller seeds the device.
+    pub fn init(arch: Arch, shortcut: Shortcut, classes: usize, device: &Device) -> Self {
+        let identity = || FloatAct::new(Nonlinearity::Identity);
+        let relu = || FloatAct::new(Nonlinearity::Relu);
+        let conv = |c_in, c_out, kernel, stride, padding| {
+            let channels = [c_in, c_out];
+            ConvBnConfig { channels, kernel, stride, padding }.init(device)
+        };
+        let blocks = arch.block_plan().into_iter().map(|(_, _, c_in, c_out, stride)| Block {
+            input: identity(),
+            conv1: conv(c_in, c_out, 3, stride, 1),
+            act1: relu(),
+            conv2: conv(c_out, c_out, 3, 1, 1),
+            shortcut: (shortcut == Shortcut::B && c_in != c_out)
+                .then(|| conv(c_in, c_out, 1, stride, 0)),
+            act2: relu(),
+            channels: c_out,
+            stride,
+        });
+        Self {
+            input: identity(),
+            stem: conv(3, arch.widths[0], 3, 1, arch.stem_padding),
+            stem_act: relu(),
+            blocks: blocks.collect(),
+            pooled: identity(),
+            linear: LinearConfig::new(arch.features(), classes).init(device),
+        }
+    }
+}
+
+impl<C: Conv, A: Act, L: Dense> ResNet<C, A, L> {
+    /// Logits of normalised images.
+    ///
+    /// # Shapes
+    /// - `x`: `[N, 3, 32, 32]`
+    /// - output: `[N, classes]`
+    pub fn forward(&self, x: Tensor<4>) -> Tensor<2> {
+        self.forward_traced(x, &mut |_, _| {})
+    }
+
+    /// As [`forward`](Self::forward), showing `trace` every convolution's name and output
+    /// `[N, C_out, H, W]` before its activation, and the logits as `linear` `[N, classes, 1, 1]`.
+    pub fn forward_traced(&self, x: Tensor<4>, trace: Trace) -> Tensor<2> {
+        let x = self.stem.forward(self.input.forward(x));
+        trace("stem", &x);
+        let mut x = self.stem_act.forward(x);
+        for (i, block) in self.blocks.iter().enumerate() {
+            x = block.forward(i, x, trace);
+        }
+        let x = self.pooled.forward(x.mean_dim(3).mean_dim(2));
+        let logits = self.linear.forward(x.flatten(1, 3));
+        let [n, classes] = logits.dims();
+        trace("linear", &logits.clone().reshape([n, classes, 1, 1]));
+        logits
+    }
+
+    /// The same topology with every part turned by `r`, in order of execution.
+    ///
+    /// # Errors
+    /// The first error of `r`.
+    pub fn rewrite<R: Rewrite<C, A, L>>(
+        self,
+        r: &mut R,
+    ) -> Result<ResNet<R::Conv, R::Act, R::Linear>, R::Error> {
+        let act = |name: &str, role| ActSite { name: name.into(), role };
+        let stem = ConvSite {
+            name: "stem".into(),
+            role: ConvRole::Stem,
+            input: "input".into(),
+        };
+        let last = self.blocks.len() - 1;
+        Ok(ResNet {
+            input: r.act(&act("input", ActRole::Image), self.input)?,
+            stem: r.conv(&stem, self.stem)?,
+            stem_act: r.act(&act("stem_act", ActRole::Stream), self.stem_act)?,
+            blocks: (self.blocks.into_iter().enumerate())
+                .map(|(i, block)| block.rewrite(i, i == last, r))
+                .collect::<Result<_, _>>()?,
+            pooled: r.act(&act("pooled", ActRole::Pooled), self.pooled)?,
+            linear: r.linear(self.linear)?,
+        })
+    }
+}
