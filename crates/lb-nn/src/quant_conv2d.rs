@@ -56,6 +56,11 @@ impl QuantConv2d {
         self.qparams.as_ref()
     }
 
+    /// `(stride, padding)`
+    pub fn geometry(&self) -> (usize, usize) {
+        (self.stride, self.padding)
+    }
+
     /// As stored in a packed file.
     ///
     /// # Errors

@@ -1,2 +1,25 @@
-//! lb-resnet
+//! CIFAR ResNets from pixels to a packed, quantized file.
+//!
+//! | module | idea |
+//! |---|---|
+//! | [`model`] | the topology, generic over the stage of its parts |
+//! | [`batch`] | images on a device, in batches |
+//! | [`train`] | training that can be interrupted and resumed exactly |
+//! | [`checkpoint`] | safetensors with metadata; PyTorch import |
+//! | [`ptq`] | fold, observe, quantize: reads top to bottom |
+//! | [`eval`], [`metrics`] | accuracy, precision, recall and F1 |
+//! | [`report`] | per-layer signal to noise ratio |
+
+pub mod batch;
+pub mod checkpoint;
+mod error;
+pub mod eval;
+pub mod metrics;
 pub mod model;
+pub mod ptq;
+pub mod report;
+#[cfg(test)]
+mod test_data;
+pub mod train;
+
+pub use error::ResnetError;

@@ -2,6 +2,7 @@
 
 mod arch;
 mod block;
+mod init;
 mod resnet;
 mod site;
 

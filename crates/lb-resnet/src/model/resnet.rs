@@ -10,7 +10,7 @@ use lb_nn::{
 };
 
 use super::block::Trace;
-use super::{ActRole, ActSite, Arch, Block, ConvRole, ConvSite, Rewrite, Shortcut};
+use super::{ActRole, ActSite, Arch, Block, ConvRole, ConvSite, Rewrite, Shortcut, init};
 
 /// A CIFAR ResNet whose convolutions are `C`, activations `A` and final layer `L`.
 #[derive(Module, Debug)]
@@ -39,8 +39,18 @@ pub type ObservedNet = ResNet<Conv2d, ObservedAct, Linear>;
 pub type QuantNet = ResNet<QuantConv2d, QuantAct, QuantLinear>;
 
 impl FloatNet {
-    /// A network to be trained; the caller seeds the device.
-    pub fn init(arch: Arch, shortcut: Shortcut, classes: usize, device: &Device) -> Self {
+    /// A network to be trained. The same seed gives the same weights on every backend.
+    pub fn init(
+        arch: Arch,
+        shortcut: Shortcut,
+        classes: usize,
+        seed: u64,
+        device: &Device,
+    ) -> Self {
+        init::seeded(Self::unseeded(arch, shortcut, classes, device), seed)
+    }
+
+    fn unseeded(arch: Arch, shortcut: Shortcut, classes: usize, device: &Device) -> Self {
         let identity = || FloatAct::new(Nonlinearity::Identity);
         let relu = || FloatAct::new(Nonlinearity::Relu);
         let conv = |c_in, c_out, kernel, stride, padding| {
@@ -70,6 +80,19 @@ impl FloatNet {
 }
 
 impl<C: Conv, A: Act, L: Dense> ResNet<C, A, L> {
+    /// Every convolution with its path, in order of execution.
+    pub fn convolutions(&self) -> Vec<(String, &C)> {
+        let mut all = vec![("stem".to_string(), &self.stem)];
+        for (i, b) in self.blocks.iter().enumerate() {
+            all.push((format!("blocks.{i}.conv1"), &b.conv1));
+            all.push((format!("blocks.{i}.conv2"), &b.conv2));
+            if let Some(shortcut) = &b.shortcut {
+                all.push((format!("blocks.{i}.shortcut"), shortcut));
+            }
+        }
+        all
+    }
+
     /// Logits of normalised images.
     ///
     /// # Shapes

@@ -1,0 +1,241 @@
+//! What is quantized how: widths, methods, and the choice at every place.
+
+use std::fmt;
+use std::str::FromStr;
+
+use lb_core::observe::RangeRule;
+use lb_core::weight::WeightRule;
+use lb_core::{Granularity, QScheme, Symmetry};
+use lb_format::BitWidth;
+use serde::{Deserialize, Serialize};
+
+use crate::model::{ActRole, ConvRole};
+
+/// How ranges are chosen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Method {
+    /// Full ranges; weights symmetric per channel.
+    MinMax,
+    /// Activations by the moving average of batch extremes; weights as [`Method::Mse`].
+    MovingAverage,
+    /// Activations clipped to 99.9 % of the values; weights as [`Method::Mse`].
+    Percentile,
+    /// Least squared error: activations per tensor, weights per channel with a real offset.
+    Mse,
+    /// Activations by Kullback–Leibler divergence; weights as [`Method::Mse`].
+    Kl,
+    /// The predecessor's scheme, as it was: min-max per tensor, scale divided by 2^b, shortcuts,
+    /// residual stream and final linear in float. For comparison only.
+    Lbtorch,
+}
+
+impl Method {
+    /// All methods.
+    pub const ALL: [Self; 6] = [
+        Self::MinMax,
+        Self::MovingAverage,
+        Self::Percentile,
+        Self::Mse,
+        Self::Kl,
+        Self::Lbtorch,
+    ];
+
+    /// Its name on the command line.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::MinMax => "minmax",
+            Self::MovingAverage => "moving-average",
+            Self::Percentile => "percentile",
+            Self::Mse => "mse",
+            Self::Kl => "kl",
+            Self::Lbtorch => "lbtorch",
+        }
+    }
+
+    pub(super) const fn activation_rule(self) -> RangeRule {
+        match self {
+            Self::MinMax | Self::Lbtorch => RangeRule::MinMax,
+            Self::MovingAverage => RangeRule::MovingAverage,
+            Self::Percentile => RangeRule::Percentile(0.999),
+            Self::Mse => RangeRule::Mse,
+            Self::Kl => RangeRule::Kl,
+        }
+    }
+
+    pub(super) const fn weight_scheme(self, bits: BitWidth) -> (QScheme, WeightRule) {
+        let (symmetry, rule) = match self {
+            Self::MinMax => (Symmetry::Symmetric, WeightRule::MinMax),
+            _ => (Symmetry::Affine, WeightRule::Mse),
+        };
+        (QScheme::weight(bits, symmetry, Granularity::PerChannel), rule)
+    }
+}
+
+impl fmt::Display for Method {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Method {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|m| m.name() == s).ok_or_else(|| {
+            format!("method `{s}` is unknown: use one of {}", Self::ALL.map(Self::name).join(", "))
+        })
+    }
+}
+
+/// Bits of weights and activations of all layers but the edges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Widths {
+    /// Bits a weight.
+    pub weights: BitWidth,
+    /// Bits an activation.
+    pub activations: BitWidth,
+}
+
+impl fmt::Display for Widths {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "W{}A{}", self.weights, self.activations)
+    }
+}
+
+impl FromStr for Widths {
+    type Err = String;
+    /// `4` is W4A4; `w2a4` says both.
+    fn from_str(s: &str) -> Result<Self, String> {
+        let bits = |n: &str| -> Option<BitWidth> { BitWidth::new(n.parse().ok()?).ok() };
+        let lower = s.to_ascii_lowercase();
+        let parsed = match lower.strip_prefix('w').and_then(|rest| rest.split_once('a')) {
+            Some((w, a)) => bits(w).zip(bits(a)),
+            None => bits(&lower).map(|b| (b, b)),
+        };
+        let (weights, activations) = parsed.ok_or_else(|| {
+            format!("width `{s}` is not supported: use 1 to 8 or 16, or weights and activations apart as in w2a4")
+        })?;
+        Ok(Self { weights, activations })
+    }
+}
+
+/// Everything that decides how a network is quantized.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Options {
+    /// Bits of all layers but the edges.
+    pub widths: Widths,
+    /// Least bits of the edges: image, first convolution, pooled features, final linear. `None`:
+    /// as all other layers.
+    pub edge_bits: Option<BitWidth>,
+    /// Least bits of the residual stream. `None`: as all other activations.
+    pub residual_bits: Option<BitWidth>,
+    /// How ranges are chosen.
+    pub method: Method,
+    /// Whether biases make up for the mean shift of quantized weights.
+    pub bias_correction: bool,
+}
+
+impl Options {
+    /// The project's defaults at `widths`: MSE ranges, edges at 8 bits or more.
+    pub const fn new(widths: Widths) -> Self {
+        Self {
+            widths,
+            edge_bits: Some(BitWidth::EIGHT),
+            residual_bits: None,
+            method: Method::Mse,
+            bias_correction: false,
+        }
+    }
+
+    /// Bits of a convolution's weight; `None`: left in float.
+    pub(super) fn conv_bits(&self, role: ConvRole) -> Option<BitWidth> {
+        match (self.method, role) {
+            (Method::Lbtorch, ConvRole::Shortcut) => None,
+            (Method::Lbtorch, _) => Some(self.widths.weights),
+            (_, ConvRole::Stem) => Some(at_least(self.edge_bits, self.widths.weights)),
+            _ => Some(self.widths.weights),
+        }
+    }
+
+    /// Bits of the final linear's weight; `None`: left in float.
+    pub(super) fn linear_bits(&self) -> Option<BitWidth> {
+        match self.method {
+            Method::Lbtorch => None,
+            _ => Some(at_least(self.edge_bits, self.widths.weights)),
+        }
+    }
+
+    /// Bits of an activation; `None`: real values pass.
+    pub(super) fn act_bits(&self, role: ActRole) -> Option<BitWidth> {
+        let bits = self.widths.activations;
+        let stream = at_least(self.residual_bits, bits);
+        match (self.method, role) {
+            (_, ActRole::BeforePool) => None,
+            (Method::Lbtorch, ActRole::Stream | ActRole::Pooled) => None,
+            (Method::Lbtorch, _) => Some(bits),
+            (_, ActRole::Image | ActRole::Pooled) => Some(at_least(self.edge_bits, bits)),
+            (_, ActRole::Stream) => Some(stream),
+            (_, ActRole::BlockInput) => (stream != bits).then_some(bits),
+            (_, ActRole::Inner) => Some(bits),
+        }
+    }
+}
+
+impl fmt::Display for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Widths { weights, activations } = self.widths;
+        write!(f, "{}", self.widths)?;
+        if self.method == Method::Lbtorch {
+            return f.write_str(", shortcuts, residual stream and linear in float");
+        }
+        let edge = (at_least(self.edge_bits, weights), at_least(self.edge_bits, activations));
+        match edge == (weights, activations) {
+            true => f.write_str(", edge layers the same")?,
+            false => write!(f, ", edge layers W{}A{}", edge.0, edge.1)?,
+        }
+        match at_least(self.residual_bits, activations) {
+            stream if stream == activations => Ok(()),
+            stream => write!(f, ", residual stream A{stream}"),
+        }
+    }
+}
+
+fn at_least(floor: Option<BitWidth>, bits: BitWidth) -> BitWidth {
+    floor.map_or(bits, |f| f.max(bits))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn widths_parse() {
+        let parse = |s: &str| s.parse::<Widths>().map(|w| w.to_string());
+        assert_eq!(parse("4").unwrap(), "W4A4");
+        assert_eq!(parse("w2a4").unwrap(), "W2A4");
+        assert_eq!(parse("W1A8").unwrap(), "W1A8");
+        for bad in ["", "0", "9", "32", "w2", "a4", "w4a9", "4.0", "-2"] {
+            assert!(parse(bad).unwrap_err().contains(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn methods_have_names() {
+        for m in Method::ALL {
+            assert_eq!(m.name().parse::<Method>().unwrap(), m);
+        }
+        assert!("brcq".parse::<Method>().unwrap_err().contains("lbtorch"));
+    }
+
+    #[test]
+    fn edges_are_never_narrower_than_the_rest() {
+        let mut o = Options::new("16".parse().unwrap());
+        assert_eq!(o.to_string(), "W16A16, edge layers the same");
+        o.widths = "2".parse().unwrap();
+        o.residual_bits = Some(BitWidth::EIGHT);
+        assert_eq!(o.to_string(), "W2A2, edge layers W8A8, residual stream A8");
+        assert_eq!(o.act_bits(ActRole::BlockInput).unwrap().get(), 2);
+        o.residual_bits = None;
+        assert_eq!(o.act_bits(ActRole::BlockInput), None);
+    }
+}

@@ -1,0 +1,184 @@
+//! The pipeline on a small random network.
+
+use burn::module::{Module, Param, RunningState};
+use burn::tensor::{Device, Distribution, Tensor};
+use lb_data::{DataSource, ImageSet, Split, SyntheticConfig};
+use lb_format::{BitWidth, file};
+
+use super::*;
+use crate::checkpoint::normalization;
+use crate::model::{Arch, FloatNet, QuantNet, Shortcut};
+use crate::{report, test_data};
+
+/// A network whose batch normalizations have something to fold.
+fn network(arch: Arch, shortcut: Shortcut, device: &Device) -> FloatNet {
+    let mut net = FloatNet::init(arch, shortcut, 10, 1, device);
+    device.seed(11);
+    let random = |n: usize, lo, hi| {
+        Tensor::<1>::random([n], Distribution::Uniform(lo, hi), device)
+    };
+    let randomize = |c: &mut lb_nn::ConvBn| {
+        let n = c.bn.gamma.val().dims()[0];
+        c.bn.gamma = Param::from_tensor(random(n, 0.5, 1.2));
+        c.bn.beta = Param::from_tensor(random(n, -0.3, 0.3));
+        c.bn.running_mean = RunningState::new(random(n, -0.5, 0.5));
+        c.bn.running_var = RunningState::new(random(n, 0.5, 2.0));
+    };
+    randomize(&mut net.stem);
+    for b in &mut net.blocks {
+        randomize(&mut b.conv1);
+        randomize(&mut b.conv2);
+        if let Some(c) = &mut b.shortcut {
+            randomize(c);
+        }
+    }
+    net.valid()
+}
+
+fn calibration_images(n: usize) -> ImageSet {
+    let config = SyntheticConfig { train: n, test: 1, ..Default::default() };
+    DataSource::synthetic(config).load(Split::Train).unwrap()
+}
+
+fn relative(a: Tensor<2>, b: Tensor<2>) -> f32 {
+    let scale = b.clone().abs().max().into_scalar::<f32>();
+    (a - b).abs().max().into_scalar::<f32>() / scale
+}
+
+#[test]
+fn folding_changes_no_architectures_logits() {
+    let device = Device::flex();
+    for arch in Arch::ALL {
+        for shortcut in [Shortcut::A, Shortcut::B] {
+            let net = network(arch, shortcut, &device);
+            let x = Tensor::random([2, 3, 32, 32], Distribution::Normal(0.0, 1.0), &device);
+            let before = net.forward(x.clone());
+            let error = relative(fold(net).forward(x), before);
+            assert!(error < 1e-4, "{arch} {shortcut}: relative error {error}");
+        }
+    }
+}
+
+struct Case {
+    folded: crate::model::FoldedNet,
+    calibration: Calibration,
+    set: ImageSet,
+    info: lb_format::NetworkInfo,
+    device: Device,
+}
+
+fn case(shortcut: Shortcut) -> Case {
+    let device = Device::flex();
+    let arch: Arch = "resnet8".parse().unwrap();
+    let folded = fold(network(arch, shortcut, &device));
+    let set = calibration_images(96);
+    let info = test_data::info(arch.name, shortcut);
+    let calibration =
+        observe(&folded, &set, &normalization(&info), &device, &mut |_| true).unwrap();
+    Case { folded, calibration, set, info, device }
+}
+
+fn quantized(case: &Case, options: &Options) -> QuantNet {
+    quantize(&case.folded, &case.calibration, options).unwrap()
+}
+
+#[test]
+fn more_bits_are_closer_and_sixteen_are_next_to_exact() {
+    let case = case(Shortcut::B);
+    let x = crate::batch::images(&case.set, 0, 16, &normalization(&case.info), &case.device);
+    let float = case.folded.forward(x.clone());
+    let error = |bits: &str| {
+        let net = quantized(&case, &Options::new(bits.parse().unwrap()));
+        relative(net.forward(x.clone()), float.clone())
+    };
+    let (e2, e4, e8, e16) = (error("2"), error("4"), error("8"), error("16"));
+    assert!(e16 < 0.002 && e16 < e8 && e8 < e4 && e4 < e2, "{e2} {e4} {e8} {e16}");
+}
+
+#[test]
+fn nothing_is_left_in_float_but_by_lbtorch() {
+    let case = case(Shortcut::B);
+    for method in Method::ALL {
+        let options = Options { method, ..Options::new("4".parse().unwrap()) };
+        let packed = pack(&quantized(&case, &options), case.info.clone(), Default::default()).unwrap();
+        let float: Vec<_> = (packed.layers.iter())
+            .filter(|l| l.weight.width() == "float")
+            .map(|l| l.name.as_str())
+            .collect();
+        let open: Vec<_> = (packed.activations.iter())
+            .filter(|a| a.qparams.is_none())
+            .map(|a| a.name.as_str())
+            .collect();
+        if method == Method::Lbtorch {
+            assert_eq!(float, ["blocks.1.shortcut", "blocks.2.shortcut", "linear"]);
+        } else {
+            assert!(float.is_empty(), "{method}: {float:?}");
+            // The stream is quantized where it is made, so block inputs need nothing more, and
+            // the pooling averages real values before `pooled` quantizes them.
+            assert_eq!(open, ["blocks.0.input", "blocks.1.input", "blocks.2.input", "blocks.2.act2"]);
+        }
+    }
+}
+
+#[test]
+fn packed_networks_come_back_the_same() {
+    for shortcut in [Shortcut::A, Shortcut::B] {
+        let case = case(shortcut);
+        for bits in ["1", "2", "3", "w2a4", "8", "16"] {
+            let mut options = Options::new(bits.parse().unwrap());
+            options.residual_bits = Some(BitWidth::EIGHT);
+            options.bias_correction = true;
+            let net = quantized(&case, &options);
+            let packed = pack(&net, case.info.clone(), Default::default()).unwrap();
+            let read = file::from_bytes(&file::to_bytes(&packed).unwrap()).unwrap();
+            assert_eq!(read, packed);
+            let back = unpack(&read, &case.device).unwrap();
+            let x = crate::batch::images(&case.set, 0, 4, &normalization(&case.info), &case.device);
+            assert_eq!(net.forward(x.clone()).into_data(), back.forward(x).into_data(), "{bits}");
+        }
+    }
+}
+
+#[test]
+fn files_of_another_topology_are_refused() {
+    let case = case(Shortcut::A);
+    let net = quantized(&case, &Options::new("4".parse().unwrap()));
+    let packed = pack(&net, case.info.clone(), Default::default()).unwrap();
+    let refused = |change: &dyn Fn(&mut lb_format::QuantizedNetwork)| {
+        let mut p = packed.clone();
+        change(&mut p);
+        unpack(&p, &case.device).unwrap_err().to_string()
+    };
+    assert!(refused(&|p| p.info.arch = "resnet20".into()).contains("blocks.1.conv1"));
+    assert!(refused(&|p| p.info.arch = "vgg".into()).contains("vgg"));
+    assert!(refused(&|p| p.info.shortcut = "c".into()).contains("shortcut"));
+    assert!(refused(&|p| p.info.classes.truncate(5)).contains("linear"));
+    assert!(refused(&|p| drop(p.layers.remove(2))).contains("missing"));
+    assert!(refused(&|p| p.activations[1].relu = false).contains("relu"));
+    assert!(refused(&|p| {
+        p.layers[1].kind = lb_format::LayerKind::Conv { stride: 2, padding: 1 };
+    })
+    .contains("stride"));
+}
+
+#[test]
+fn reports_name_every_layer() {
+    let case = case(Shortcut::B);
+    let net = quantized(&case, &Options::new("8".parse().unwrap()));
+    let packed = pack(&net, case.info.clone(), Default::default()).unwrap();
+    let n = normalization(&case.info);
+    let rows = report::layers(&case.folded, &net, &packed, &case.set, &n, &case.device).unwrap();
+    assert_eq!(rows.len(), packed.layers.len());
+    for row in rows {
+        assert!(row.weight_db > 35.0 && row.output_db > 15.0, "{row:?}");
+    }
+}
+
+#[test]
+fn calibration_needs_an_image_and_can_be_stopped() {
+    let case = case(Shortcut::A);
+    let n = normalization(&case.info);
+    let none = case.set.subset(&[]);
+    assert!(observe(&case.folded, &none, &n, &case.device, &mut |_| true).is_err());
+    assert!(observe(&case.folded, &case.set, &n, &case.device, &mut |_| false).is_err());
+}

@@ -1,0 +1,202 @@
+//! Training that can be interrupted anywhere and resumed to the same result.
+
+mod config;
+mod ema;
+mod run_folder;
+mod schedule;
+mod state;
+mod step;
+
+use std::sync::Arc;
+
+use burn::data::dataloader::DataLoaderBuilder;
+use burn::module::Module;
+use burn::tensor::Device;
+use lb_data::ImageSet;
+use lb_format::NetworkInfo;
+use serde::{Deserialize, Serialize};
+
+pub use config::TrainConfig;
+pub use run_folder::RunFolder;
+pub use schedule::learning_rate;
+
+use crate::ResnetError;
+use crate::batch::{Epoch, NormalizedBatcher};
+use crate::checkpoint::{Checkpoint, normalization};
+use crate::eval::evaluate;
+use crate::model::FloatNet;
+use state::State;
+use step::Stepper;
+
+/// One finished epoch; a line of `metrics.jsonl`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EpochMetrics {
+    /// From 1.
+    pub epoch: usize,
+    /// Mean cross entropy on the augmented training images, while they were trained on.
+    pub train_loss: f64,
+    /// Accuracy on the same, in 0..=1.
+    pub train_accuracy: f64,
+    /// Accuracy on the held-out part of the training images, in 0..=1; `None` without one.
+    pub held_out_accuracy: Option<f64>,
+    /// Learning rate of the last step.
+    pub learning_rate: f64,
+}
+
+/// Where training stands, after every step.
+#[derive(Clone, Copy, Debug)]
+pub struct Progress {
+    /// Epoch, from 0.
+    pub epoch: usize,
+    /// Steps done in this epoch.
+    pub step: usize,
+    /// Steps an epoch.
+    pub steps: usize,
+    /// Mean loss of this epoch so far.
+    pub loss: f64,
+    /// Training accuracy of this epoch so far, in 0..=1.
+    pub accuracy: f64,
+    /// Learning rate of the step.
+    pub learning_rate: f64,
+}
+
+/// Watches a training run.
+pub trait Monitor {
+    /// After every step. `false` stops the run; its state is kept.
+    fn step(&mut self, progress: &Progress) -> bool;
+    /// After every epoch.
+    fn epoch(&mut self, metrics: &EpochMetrics);
+    /// While the held-out images are evaluated. `false` stops the run.
+    fn evaluating(&mut self, _done: usize) -> bool {
+        true
+    }
+}
+
+/// What is trained on.
+#[derive(Clone, Debug)]
+pub struct TrainData {
+    /// Training images.
+    pub train: Arc<ImageSet>,
+    /// Images that choose the best epoch; never trained on.
+    pub held_out: Option<ImageSet>,
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// Metrics of every epoch.
+    pub epochs: Vec<EpochMetrics>,
+    /// Whether all epochs were done.
+    pub finished: bool,
+}
+
+/// Trains, or resumes, the run in `folder`.
+///
+/// # Errors
+/// If the configuration makes no sense, files cannot be written, or the device fails.
+pub fn train(
+    config: &TrainConfig,
+    info: &NetworkInfo,
+    data: &TrainData,
+    folder: &RunFolder,
+    device: &Device,
+    monitor: &mut dyn Monitor,
+) -> Result<Outcome, ResnetError> {
+    config.validate()?;
+    let steps = config.steps_per_epoch(data.train.len())?;
+    let autodiff = device.clone().autodiff();
+    let mut state = match folder.load_state(config)? {
+        Some(stored) => State::restore(stored, config, info, &autodiff)?,
+        None => State::fresh(config, info, &autodiff)?,
+    };
+    let normalization = normalization(info);
+    let batcher = NormalizedBatcher {
+        normalization,
+        size: (data.train.height(), data.train.width()),
+    };
+    while state.position.epoch < config.epochs {
+        let epoch = state.position.epoch;
+        // A last batch of another size would weigh its images more; it is left out.
+        let images = Epoch::new(
+            data.train.clone(),
+            config.augment.clone(),
+            config.seed,
+            epoch as u64,
+            state.position.step * config.batch..steps * config.batch,
+        );
+        // One worker keeps the batches in order, and the device busy meanwhile.
+        let loader = DataLoaderBuilder::new(batcher.clone())
+            .batch_size(config.batch)
+            .num_workers(1)
+            .set_device(autodiff.clone())
+            .build(images);
+        let mut stepper = Stepper::new(config, steps, &autodiff);
+        for batch in loader.iter() {
+            let batch = batch.map_err(|e| ResnetError::Device(e.to_string()))?;
+            let learning_rate = stepper.step(&mut state, batch)?;
+            let running = &state.position;
+            let go_on = monitor.step(&Progress {
+                epoch,
+                step: running.step,
+                steps,
+                loss: running.mean_loss(),
+                accuracy: running.accuracy(),
+                learning_rate,
+            });
+            if !go_on {
+                stepper.flush(&mut state)?;
+                folder.save_state(config, &state.store()?)?;
+                return Ok(Outcome { epochs: state.history, finished: false });
+            }
+        }
+        stepper.flush(&mut state)?;
+        let candidate = state.evaluation_net();
+        let held_out_accuracy = match &data.held_out {
+            None => None,
+            Some(set) => {
+                let mut watch = |done| monitor.evaluating(done);
+                let c = evaluate(&candidate, set, &normalization, device, &mut watch)?;
+                Some(c.metrics().accuracy)
+            }
+        };
+        let metrics = EpochMetrics {
+            epoch: epoch + 1,
+            train_loss: state.position.mean_loss(),
+            train_accuracy: state.position.accuracy(),
+            held_out_accuracy,
+            learning_rate: learning_rate(config, steps, (epoch + 1) * steps - 1),
+        };
+        monitor.epoch(&metrics);
+        let best = state.finish_epoch(metrics);
+        save(&candidate, info, config, folder, &state, best)?;
+    }
+    Ok(Outcome { epochs: state.history, finished: true })
+}
+
+/// Writes the checkpoints of a finished epoch, its metrics and the state to resume from, the
+/// state last: a run that dies in between repeats the epoch and writes the same again.
+fn save(
+    net: &FloatNet,
+    info: &NetworkInfo,
+    config: &TrainConfig,
+    folder: &RunFolder,
+    state: &State,
+    best: bool,
+) -> Result<(), ResnetError> {
+    let last = state.history.last().expect("an epoch was just finished");
+    let checkpoint = Checkpoint {
+        net: net.valid(),
+        info: info.clone(),
+        training: serde_json::json!({
+            "epochs": config.epochs,
+            "seed": config.seed,
+            "metrics": last,
+        }),
+    };
+    folder.save_checkpoints(&checkpoint, best)?;
+    folder.save_metrics(&state.history)?;
+    folder.save_state(config, &state.store()?)
+}
+
+#[cfg(test)]
+mod tests;

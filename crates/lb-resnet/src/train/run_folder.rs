@@ -1,0 +1,137 @@
+//! The folder of a training run.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `config.json` | resolved configuration, data, versions, machine |
+//! | `metrics.jsonl` | one line an epoch |
+//! | `last.safetensors`, `best.safetensors` | checkpoints; best by held-out accuracy |
+//! | `state.safetensors` | everything `--resume` needs |
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+
+use lb_format::atomic;
+use safetensors::SafeTensors;
+use safetensors::tensor::{Dtype, TensorView};
+use serde::{Deserialize, Serialize};
+
+use super::state::{Position, StoredState};
+use super::{EpochMetrics, TrainConfig};
+use crate::ResnetError;
+use crate::checkpoint::{self, Checkpoint};
+
+const KEY: &str = "lb";
+
+/// A folder that a run writes to.
+#[derive(Clone, Debug)]
+pub struct RunFolder(PathBuf);
+
+#[derive(Serialize, Deserialize)]
+struct StateHeader {
+    config: TrainConfig,
+    position: Position,
+    history: Vec<EpochMetrics>,
+}
+
+impl RunFolder {
+    /// A folder; it is made when something is written.
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self(path.into())
+    }
+
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// The checkpoint with the best held-out accuracy.
+    pub fn best(&self) -> PathBuf {
+        self.0.join("best.safetensors")
+    }
+
+    /// The checkpoint of the last finished epoch.
+    pub fn last(&self) -> PathBuf {
+        self.0.join("last.safetensors")
+    }
+
+    /// What `--resume` reads.
+    pub fn state(&self) -> PathBuf {
+        self.0.join("state.safetensors")
+    }
+
+    /// Writes `config.json`.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn save_config(&self, config: &serde_json::Value) -> Result<(), ResnetError> {
+        Ok(atomic::write(&self.0.join("config.json"), format!("{config:#}\n").as_bytes())?)
+    }
+
+    pub(super) fn save_metrics(&self, history: &[EpochMetrics]) -> Result<(), ResnetError> {
+        let mut lines = String::new();
+        for m in history {
+            lines += &serde_json::to_string(m).map_err(|e| ResnetError::Invalid(e.to_string()))?;
+            lines.push('\n');
+        }
+        Ok(atomic::write(&self.0.join("metrics.jsonl"), lines.as_bytes())?)
+    }
+
+    pub(super) fn save_checkpoints(&self, c: &Checkpoint, best: bool) -> Result<(), ResnetError> {
+        checkpoint::save(&self.last(), c)?;
+        if best {
+            checkpoint::save(&self.best(), c)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn save_state(&self, config: &TrainConfig, s: &StoredState) -> Result<(), ResnetError> {
+        let path = self.state();
+        let fail = |e: &dyn std::fmt::Display| ResnetError::checkpoint(&path, e);
+        let header = StateHeader {
+            config: config.clone(),
+            position: s.position.clone(),
+            history: s.history.clone(),
+        };
+        let json = serde_json::to_string(&header).map_err(|e| fail(&e))?;
+        let mut parts = vec![("net", &s.net), ("optimizer", &s.optimizer)];
+        parts.extend(s.average.as_ref().map(|a| ("average", a)));
+        let views = parts
+            .into_iter()
+            .map(|(name, bytes)| Ok((name, TensorView::new(Dtype::U8, vec![bytes.len()], bytes)?)))
+            .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
+            .map_err(|e| fail(&e))?;
+        let metadata = HashMap::from([(KEY.to_string(), json)]);
+        let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| fail(&e))?;
+        Ok(atomic::write(&path, &bytes)?)
+    }
+
+    /// The stored state, or `None` if the run has not started.
+    pub(super) fn load_state(&self, config: &TrainConfig) -> Result<Option<StoredState>, ResnetError> {
+        let path = self.state();
+        let bytes = match std::fs::read(&path) {
+            Ok(bytes) => bytes,
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(ResnetError::Io { path, source }),
+        };
+        let fail = |e: &dyn std::fmt::Display| {
+            ResnetError::checkpoint(&path, format!("{e}; start without --resume"))
+        };
+        let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| fail(&e))?;
+        let json = metadata.metadata().as_ref().and_then(|m| m.get(KEY));
+        let json = json.ok_or_else(|| fail(&"not a training state"))?;
+        let header: StateHeader = serde_json::from_str(json).map_err(|e| fail(&e))?;
+        if header.config != *config {
+            return Err(fail(&"the run was started with another configuration"));
+        }
+        let tensors = SafeTensors::deserialize(&bytes).map_err(|e| fail(&e))?;
+        let part = |name: &str| tensors.tensor(name).ok().map(|t| t.data().to_vec());
+        let need = |name: &str| part(name).ok_or_else(|| fail(&format!("`{name}` is missing")));
+        Ok(Some(StoredState {
+            net: need("net")?,
+            average: part("average"),
+            optimizer: need("optimizer")?,
+            position: header.position,
+            history: header.history,
+        }))
+    }
+}

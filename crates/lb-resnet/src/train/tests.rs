@@ -1,0 +1,121 @@
+//! Training on a handful of synthetic images.
+
+use super::*;
+use crate::checkpoint;
+use crate::model::Shortcut;
+use crate::test_data;
+use lb_data::{DataSource, Split, SyntheticConfig};
+
+struct StopAfter(usize, Vec<EpochMetrics>);
+
+impl Monitor for StopAfter {
+    fn step(&mut self, _: &Progress) -> bool {
+        self.0 -= 1;
+        self.0 > 0
+    }
+    fn epoch(&mut self, metrics: &EpochMetrics) {
+        self.1.push(metrics.clone());
+    }
+}
+
+fn data() -> TrainData {
+    let config = SyntheticConfig { train: 100, test: 20, ..Default::default() };
+    let source = DataSource::synthetic(config);
+    TrainData {
+        train: Arc::new(source.load(Split::Train).unwrap()),
+        held_out: Some(source.load(Split::Test).unwrap()),
+    }
+}
+
+fn config() -> TrainConfig {
+    TrainConfig {
+        epochs: 2,
+        batch: 16,
+        learning_rate: 0.05,
+        ema: Some(0.9),
+        label_smoothing: 0.1,
+        seed: 5,
+        ..Default::default()
+    }
+}
+
+fn run(folder: &RunFolder, config: &TrainConfig, monitor: &mut dyn Monitor) -> Outcome {
+    let info = test_data::info("resnet8", Shortcut::B);
+    train(config, &info, &data(), folder, &Device::flex(), monitor).unwrap()
+}
+
+#[test]
+fn an_interrupted_run_resumes_to_the_same_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let whole = RunFolder::new(dir.path().join("whole"));
+    let done = run(&whole, &config(), &mut StopAfter(1000, vec![]));
+    assert!(done.finished);
+
+    // 6 steps an epoch: stop in the middle of each, and at the end of one.
+    let parts = RunFolder::new(dir.path().join("parts"));
+    for steps in [2, 4, 3] {
+        assert!(!run(&parts, &config(), &mut StopAfter(steps, vec![])).finished);
+    }
+    let resumed = run(&parts, &config(), &mut StopAfter(1000, vec![]));
+    assert!(resumed.finished);
+    assert_eq!(resumed.epochs, done.epochs);
+    for file in ["last.safetensors", "best.safetensors", "metrics.jsonl"] {
+        let read = |f: &RunFolder| std::fs::read(f.path().join(file)).unwrap();
+        assert_eq!(read(&whole), read(&parts), "{file}");
+    }
+    let c = checkpoint::load(&whole.last(), &Device::flex()).unwrap();
+    assert_eq!(c.training["metrics"]["epoch"], 2);
+}
+
+#[test]
+fn the_same_seed_gives_the_same_bytes_and_another_does_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = |name: &str, seed| {
+        let folder = RunFolder::new(dir.path().join(name));
+        let config = TrainConfig { epochs: 1, ema: None, seed, ..config() };
+        run(&folder, &config, &mut StopAfter(1000, vec![]));
+        let c = checkpoint::load(&folder.last(), &Device::flex()).unwrap();
+        c.net.linear.weight.val().into_data()
+    };
+    let a = bytes("a", 1);
+    assert_eq!(a, bytes("b", 1));
+    assert_ne!(a, bytes("c", 2));
+}
+
+#[test]
+fn another_configuration_is_not_resumed() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = RunFolder::new(dir.path());
+    run(&folder, &config(), &mut StopAfter(2, vec![]));
+    let other = TrainConfig { epochs: 3, ..config() };
+    let info = test_data::info("resnet8", Shortcut::B);
+    let e = train(&other, &info, &data(), &folder, &Device::flex(), &mut StopAfter(9, vec![]));
+    let e = e.unwrap_err().to_string();
+    assert!(e.contains("state.safetensors") && e.contains("another configuration"), "{e}");
+}
+
+#[test]
+fn senseless_configurations_are_named() {
+    let bad: [(&str, fn(&mut TrainConfig)); 4] = [
+        ("epochs", |c| c.epochs = 0),
+        ("batch", |c| c.batch = 1),
+        ("learning rate", |c| c.learning_rate = f64::NAN),
+        ("EMA", |c| c.ema = Some(1.0)),
+    ];
+    for (name, change) in bad {
+        let mut c = config();
+        change(&mut c);
+        let e = c.validate().unwrap_err().to_string();
+        assert!(e.contains(name), "{e}");
+    }
+    assert!(config().steps_per_epoch(15).unwrap_err().to_string().contains("--batch"));
+}
+
+#[test]
+fn accuracy_rises() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = TrainConfig { epochs: 8, ema: None, label_smoothing: 0.0, ..config() };
+    let done = run(&RunFolder::new(dir.path()), &config, &mut StopAfter(10_000, vec![]));
+    let (first, last) = (&done.epochs[0], &done.epochs[7]);
+    assert!(last.train_loss < first.train_loss * 0.9, "{first:?} {last:?}");
+}
