@@ -31,6 +31,7 @@ pub fn devices() -> Vec<(&'static str, Device)> {
     #[cfg(feature = "flex")]
     devices.push(("flex", Device::flex()));
     #[cfg(feature = "ndarray")]
+    #[allow(deprecated)] // by Burn, in favour of flex; kept because our user named it
     devices.push(("ndarray", Device::ndarray()));
     #[cfg(feature = "wgpu")]
     match Device::enumerate(burn::tensor::DeviceType::Wgpu).into_vec().is_empty() {

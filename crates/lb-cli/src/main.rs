@@ -1,2 +1,51 @@
-//! lb
-fn main(){}
+//! `lb`: low-bit neural networks in pure Rust.
+//!
+//! Results go to standard output, progress and messages to standard error.
+//!
+//! | exit code | means |
+//! |---|---|
+//! | 0 | done |
+//! | 1 | failed: the message says which file or value, and what to do |
+//! | 2 | the command line was not understood |
+//! | 130 | interrupted with Ctrl-C; what was finished is kept |
+
+mod args;
+mod backend;
+mod commands;
+mod dashboard;
+mod interrupt;
+mod model_file;
+mod plain;
+mod progress;
+mod table;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+fn main() -> ExitCode {
+    let args = args::Args::parse();
+    interrupt::install();
+    match commands::run(args.command) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) if interrupt::requested() => {
+            eprintln!("interrupted; what was finished is kept");
+            ExitCode::from(130)
+        }
+        Err(e) => {
+            eprintln!("error: {}", message(&e));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// An error and its causes, each said once.
+fn message(e: &anyhow::Error) -> String {
+    let mut text = e.to_string();
+    for cause in e.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}

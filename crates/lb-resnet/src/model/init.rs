@@ -30,10 +30,9 @@ impl Init {
         param: Param<Tensor<D>>,
         dist: impl Distribution<f32>,
     ) -> Param<Tensor<D>> {
-        param.map(|t| {
-            let values: Vec<f32> = (0..t.shape().num_elements()).map(|_| dist.sample(&mut self.0)).collect();
-            Tensor::from_data(TensorData::new(values, t.shape()), &t.device()).require_grad()
-        })
+        let (shape, device) = (param.val().shape(), param.val().device());
+        let values = (0..shape.num_elements()).map(|_| dist.sample(&mut self.0)).collect();
+        Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), &device))
     }
 }
 
@@ -60,7 +59,7 @@ impl Rewrite<ConvBn, FloatAct, Linear> for Init {
         let bound = 1.0 / (features as f32).sqrt();
         let uniform = Uniform::new(-bound, bound).expect("a finite bound");
         linear.weight = self.draw(linear.weight, uniform);
-        linear.bias = linear.bias.map(|b| b.map(|t| t.zeros_like().require_grad()));
+        linear.bias = linear.bias.map(|b| Param::from_tensor(b.val().zeros_like()));
         Ok(linear)
     }
 }

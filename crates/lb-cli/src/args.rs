@@ -1,0 +1,279 @@
+//! The command line, as typed.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand, ValueEnum};
+use lb_format::BitWidth;
+use lb_resnet::model::{Arch, Shortcut};
+use lb_resnet::ptq::{Method, Widths};
+
+use crate::backend::Backend;
+
+/// Low-bit neural networks in pure Rust: train, import, calibrate, quantize, evaluate.
+#[derive(Debug, Parser)]
+#[command(version, about, propagate_version = true)]
+#[command(after_help = "Exit codes: 0 done, 1 failed, 2 command line not understood, 130 interrupted.")]
+pub struct Args {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Quantize and evaluate the built-in network on the built-in synthetic images; offline
+    Demo(DemoArgs),
+    /// Fetch or describe image data
+    #[command(subcommand)]
+    Data(DataCommand),
+    /// Train a ResNet
+    Train(TrainArgs),
+    /// Read a PyTorch checkpoint (or foreign safetensors)
+    Import(ImportArgs),
+    /// Fold, observe and quantize: one packed file per width
+    Calibrate(CalibrateArgs),
+    /// Evaluate float checkpoints and packed files
+    Eval(EvalArgs),
+    /// Describe a checkpoint or packed file
+    Inspect(InspectArgs),
+}
+
+#[derive(Debug, clap::Args)]
+pub struct DeviceArgs {
+    /// What computes
+    #[arg(long, value_enum, default_value = "flex")]
+    pub backend: Backend,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct DataArgs {
+    /// CIFAR binary files, an image folder (train/<class>/*.jpg, test/…), a .tar(.gz) of either,
+    /// or `synthetic` [default: datasets/cifar10; `synthetic` for a network trained on it]
+    #[arg(long, value_name = "PATH")]
+    pub data: Option<String>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct DemoArgs {
+    #[command(flatten)]
+    pub device: DeviceArgs,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum DataCommand {
+    /// Download a data set
+    Fetch {
+        /// Which one
+        #[arg(value_enum)]
+        set: Fetchable,
+        /// Folder that the data set's folder is made in
+        #[arg(long, default_value = "datasets")]
+        dir: PathBuf,
+        /// Another address to download from
+        #[arg(long)]
+        url: Option<String>,
+    },
+    /// Say what a path holds
+    Info {
+        #[command(flatten)]
+        data: DataArgs,
+    },
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum Fetchable {
+    /// The 60,000 images in the official binary layout (162 MB)
+    Cifar10,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct TrainArgs {
+    /// resnet8, resnet20, resnet32, resnet44, resnet56, resnet110 or resnet20-wide
+    #[arg(long, default_value = "resnet20")]
+    pub arch: Arch,
+    /// Shortcut: a (pad) or b (1×1 convolution) [default: the architecture's]
+    #[arg(long)]
+    pub shortcut: Option<Shortcut>,
+    #[command(flatten)]
+    pub data: DataArgs,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Passes over the training images
+    #[arg(long, default_value_t = 200)]
+    pub epochs: usize,
+    /// Images a step
+    #[arg(long, default_value_t = 128)]
+    pub batch: usize,
+    /// Peak learning rate
+    #[arg(long, default_value_t = 0.1)]
+    pub lr: f64,
+    /// Epochs of linear warm-up
+    #[arg(long, default_value_t = 1.0)]
+    pub warmup: f64,
+    /// L2 penalty
+    #[arg(long, default_value_t = 5e-4)]
+    pub weight_decay: f64,
+    /// Momentum (Nesterov)
+    #[arg(long, default_value_t = 0.9)]
+    pub momentum: f64,
+    /// Label smoothing, e.g. 0.1
+    #[arg(long, default_value_t = 0.0)]
+    pub label_smoothing: f64,
+    /// Average the weights with this decay, e.g. 0.999, and evaluate and save the average
+    #[arg(long)]
+    pub ema: Option<f64>,
+    /// Pad crops by mirroring instead of black pixels
+    #[arg(long)]
+    pub reflect: bool,
+    /// Train on images as they are: no crop, no flip
+    #[arg(long)]
+    pub no_augment: bool,
+    /// Vary brightness, contrast and saturation by up to this fraction, e.g. 0.2
+    #[arg(long)]
+    pub color_jitter: Option<f32>,
+    /// Black out a square of this many pixels
+    #[arg(long)]
+    pub cutout: Option<usize>,
+    /// Part of the training images that is held out to choose the best epoch
+    #[arg(long, default_value_t = 0.05)]
+    pub held_out: f64,
+    /// Seed of weights, order and augmentation
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Folder of the run [default: runs/<arch>]
+    #[arg(long)]
+    pub run: Option<PathBuf>,
+    /// Go on with the run in that folder
+    #[arg(long)]
+    pub resume: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct ImportArgs {
+    /// A .th, .pt, .pth or .safetensors file
+    pub file: PathBuf,
+    /// Its architecture
+    #[arg(long)]
+    pub arch: Arch,
+    /// Its shortcut: a (pad) or b (1×1 convolution) [default: the architecture's]
+    #[arg(long)]
+    pub shortcut: Option<Shortcut>,
+    /// Mean of R, G, B that it was trained with, of pixels in 0..1
+    #[arg(long, value_delimiter = ',', num_args = 1, default_value = "0.485,0.456,0.406")]
+    pub mean: Vec<f32>,
+    /// Standard deviation of R, G, B that it was trained with
+    #[arg(long, value_delimiter = ',', num_args = 1, default_value = "0.229,0.224,0.225")]
+    pub std: Vec<f32>,
+    /// Class names, comma separated [default: CIFAR-10's]
+    #[arg(long, value_delimiter = ',')]
+    pub classes: Option<Vec<String>>,
+    /// Where to write it [default: runs/<name of the file>/best.safetensors]
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct CalibrateArgs {
+    /// A checkpoint [default: the newest under runs/, else the built-in demo network]
+    #[arg(long)]
+    pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub data: DataArgs,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Widths: 1 to 8 or 16; weights and activations apart as in w2a4
+    #[arg(long, value_delimiter = ',', default_value = "2,4,8,16")]
+    pub bits: Vec<Widths>,
+    /// Least bits of the first convolution, its image, the final linear and its input; or `same`
+    #[arg(long, default_value = "8", value_parser = floor)]
+    pub edge_bits: Floor,
+    /// Least bits of the residual stream; or `same`
+    #[arg(long, default_value = "same", value_parser = floor)]
+    pub residual_bits: Floor,
+    /// minmax, moving-average, percentile, mse, kl, or the predecessor's lbtorch
+    #[arg(long, default_value = "mse")]
+    pub method: Method,
+    /// Correct biases for the mean shift of quantized weights
+    #[arg(long)]
+    pub bias_correction: bool,
+    /// Calibration images, drawn from the training images, without labels or augmentation
+    #[arg(long, default_value_t = 1024)]
+    pub samples: usize,
+    /// Seed that draws them
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Folder for the packed files [default: `quantized` beside the checkpoint]
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Print a row for every layer
+    #[arg(long)]
+    pub layers: bool,
+    /// Print JSON lines instead of tables
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct EvalArgs {
+    /// Checkpoints (.safetensors) and packed files (.lbq), or folders of them [default: the newest
+    /// checkpoint under runs/, else the built-in demo network, and its packed files]
+    pub paths: Vec<PathBuf>,
+    #[command(flatten)]
+    pub data: DataArgs,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Also print precision, recall and F1 of every class
+    #[arg(long)]
+    pub per_class: bool,
+    /// Print JSON lines instead of a table
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct InspectArgs {
+    /// A checkpoint or a packed file
+    pub file: PathBuf,
+}
+
+/// A least number of bits: `None` is "the same as all others".
+#[derive(Clone, Copy, Debug)]
+pub struct Floor(pub Option<BitWidth>);
+
+fn floor(s: &str) -> Result<Floor, String> {
+    if s == "same" {
+        return Ok(Floor(None));
+    }
+    let bits = s.parse::<u8>().ok().and_then(|b| BitWidth::new(b).ok());
+    match bits {
+        Some(b) => Ok(Floor(Some(b))),
+        None => Err(format!("`{s}` is neither `same` nor a width of 1 to 8 or 16 bits")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Args::command().debug_assert();
+    }
+
+    #[test]
+    fn what_people_run_parses() {
+        for line in [
+            "lb demo",
+            "lb train --backend wgpu",
+            "lb calibrate --bits 2,4,8,16",
+            "lb calibrate --bits 2,4,8,16 --bits w2a4,w4a8 --edge-bits same",
+            "lb eval",
+            "lb data fetch cifar10",
+        ] {
+            Args::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"));
+        }
+        for line in ["lb calibrate --bits 9", "lb calibrate --edge-bits 12", "lb train --arch vgg"] {
+            assert!(Args::try_parse_from(line.split(' ')).is_err(), "{line}");
+        }
+    }
+}

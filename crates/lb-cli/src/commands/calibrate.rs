@@ -1,0 +1,152 @@
+//! `lb calibrate`
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use lb_data::{ImageSet, Split};
+use lb_format::network::Recipe;
+use lb_resnet::ptq::{self, Calibration, Method, Options};
+use lb_resnet::report::{self, LayerReport};
+
+use crate::args::CalibrateArgs;
+use crate::commands::import::parameters;
+use crate::model_file::{self, Model};
+use crate::progress::Images;
+use crate::table::{Rows, thousands};
+
+pub fn run(args: &CalibrateArgs) -> Result<()> {
+    anyhow::ensure!(args.samples > 0, "--samples must be at least 1");
+    let device = args.device.backend.device()?;
+    let model = Model::find(args.model.as_deref(), &device)?;
+    let source = model_file::data(args.data.data.as_deref(), &model.checkpoint.info)?;
+    let train = source.load(Split::Train)?;
+    let drawn = train.subset(&train.sample_indices(args.samples, args.seed));
+    if drawn.len() < args.samples {
+        eprintln!("warning: only {} training images, all are used", drawn.len());
+    }
+    let out = args.out.clone().unwrap_or_else(|| model.quantized_folder());
+    if !args.json {
+        println!("model:       {}", model.described);
+        println!("calibration: {}, seed {}, without labels", drawn.source(), args.seed);
+    }
+
+    let folded = ptq::fold(model.checkpoint.net.clone());
+    let normalization = model.checkpoint.normalization();
+    let bar = Images::new("observing", drawn.len());
+    let calibration =
+        ptq::observe(&folded, &drawn, &normalization, &device, &mut |done| bar.set(done))?;
+    drop(bar);
+
+    let float_bytes = 4 * parameters(&model.checkpoint) as u64;
+    let mut rows = Rows::new(&["file", "widths", "bytes", "of float", "of int8", "last SQNR dB"]);
+    // What int8 takes is measured too, not reckoned: same writer, same layers.
+    let int8 = Options { method: args.method, ..Options::new("8".parse().map_err(anyhow::Error::msg)?) };
+    let int8_bytes = packed(&model, &calibration, &folded, &int8, &drawn, args.seed)?.1.len() as u64;
+    for &widths in &args.bits {
+        let options = Options {
+            widths,
+            edge_bits: args.edge_bits.0,
+            residual_bits: args.residual_bits.0,
+            method: args.method,
+            bias_correction: args.bias_correction,
+        };
+        let (network, bytes) = packed(&model, &calibration, &folded, &options, &drawn, args.seed)?;
+        let path = out.join(file_name(&model, &options));
+        lb_format::atomic::write(&path, &bytes)?;
+        let simulated = ptq::unpack(&network, &device)?;
+        let layers =
+            report::layers(&folded, &simulated, &network, &drawn, &normalization, &device)?;
+        let size = bytes.len() as u64;
+        if args.json {
+            println!(
+                "{}",
+                serde_json::json!({
+                    "file": path, "options": options, "widths": options.to_string(),
+                    "bytes": size, "float_bytes": float_bytes, "int8_bytes": int8_bytes,
+                    "recipe": network.recipe, "layers": layers,
+                })
+            );
+            continue;
+        }
+        if args.layers {
+            print_layers(&path, &options, &layers);
+        }
+        rows.add(vec![
+            path.display().to_string(),
+            options.to_string(),
+            thousands(size),
+            format!("1/{:.1}", float_bytes as f64 / size as f64),
+            format!("1/{:.1}", int8_bytes as f64 / size as f64),
+            layers.last().map_or(String::new(), |l| format!("{:.1}", l.output_db)),
+        ]);
+    }
+    if !args.json {
+        println!("float:       {} bytes of parameters", thousands(float_bytes));
+        println!("method:      {}{}\n", args.method, if args.bias_correction { " with bias correction" } else { "" });
+        rows.print();
+        println!("\nnext: lb eval {} {}", model.path.display(), out.display());
+    }
+    Ok(())
+}
+
+/// The packed network and its bytes.
+pub fn packed(
+    model: &Model,
+    calibration: &Calibration,
+    folded: &lb_resnet::model::FoldedNet,
+    options: &Options,
+    drawn: &ImageSet,
+    seed: u64,
+) -> Result<(lb_format::QuantizedNetwork, Vec<u8>)> {
+    let net = ptq::quantize(folded, calibration, options)
+        .with_context(|| format!("quantizing to {options}"))?;
+    let recipe = Recipe {
+        method: options.method.to_string(),
+        widths: options.to_string(),
+        calibrated_on: drawn.source().into(),
+        samples: drawn.len(),
+        seed,
+        producer: format!("lb {}", env!("CARGO_PKG_VERSION")),
+    };
+    let network = ptq::pack(&net, model.checkpoint.info.clone(), recipe)?;
+    let bytes = lb_format::file::to_bytes(&network)?;
+    Ok((network, bytes))
+}
+
+/// `resnet20-w2a4-e8-mse.lbq`; everything that the command line can change is in the name.
+fn file_name(model: &Model, o: &Options) -> PathBuf {
+    let mut name = format!(
+        "{}-w{}a{}",
+        model.checkpoint.info.arch, o.widths.weights, o.widths.activations
+    );
+    if o.method != Method::Lbtorch {
+        match o.edge_bits {
+            Some(bits) => name += &format!("-e{bits}"),
+            None => name += "-all",
+        }
+        if let Some(bits) = o.residual_bits {
+            name += &format!("-r{bits}");
+        }
+    }
+    name += &format!("-{}", o.method);
+    if o.bias_correction {
+        name += "-bc";
+    }
+    PathBuf::from(name + ".lbq")
+}
+
+fn print_layers(path: &Path, options: &Options, layers: &[LayerReport]) {
+    println!("\n{} ({options})\n", path.display());
+    let mut rows = Rows::new(&["layer", "weight bits", "bytes", "weight SQNR dB", "output SQNR dB"]);
+    for l in layers {
+        rows.add(vec![
+            l.layer.clone(),
+            l.weight_bits.clone(),
+            thousands(l.bytes as u64),
+            format!("{:.1}", l.weight_db),
+            format!("{:.1}", l.output_db),
+        ]);
+    }
+    rows.print();
+    println!();
+}

@@ -1,0 +1,70 @@
+//! `lb demo`
+
+use std::time::Instant;
+
+use anyhow::Result;
+use lb_data::Split;
+use lb_format::BitWidth;
+use lb_resnet::ptq::{self, Method, Options};
+
+use super::calibrate::packed;
+use super::eval::{Results, Subject};
+use crate::args::DemoArgs;
+use crate::backend;
+use crate::model_file::{self, Model};
+use crate::progress::Images;
+
+const SAMPLES: usize = 512;
+
+pub fn run(args: &DemoArgs) -> Result<()> {
+    let start = Instant::now();
+    let device = args.device.backend.device()?;
+    let model = Model::demo(&device)?;
+    let source = model_file::data(Some("synthetic"), &model.checkpoint.info)?;
+    let (train, test) = (source.load(Split::Train)?, source.load(Split::Test)?);
+    let drawn = train.subset(&train.sample_indices(SAMPLES, 0));
+    println!("network:     {} {}, trained by `lb train`", model.described, model.checkpoint.info.arch);
+    println!("calibration: {}, without labels", drawn.source());
+    println!("evaluation:  {}", test.source());
+    println!("device:      {}\n", backend::describe(&device));
+
+    let folded = ptq::fold(model.checkpoint.net.clone());
+    let normalization = model.checkpoint.normalization();
+    let bar = Images::new("observing", drawn.len());
+    let calibration =
+        ptq::observe(&folded, &drawn, &normalization, &device, &mut |done| bar.set(done))?;
+    drop(bar);
+
+    let mut results = Results::default();
+    let mut rows = Vec::new();
+    for options in rows_of_interest()? {
+        let (network, bytes) = packed(&model, &calibration, &folded, &options, &drawn, 0)?;
+        rows.push(Subject::Packed {
+            network: Box::new(network),
+            name: options.widths.to_string(),
+            bytes: bytes.len() as u64,
+        });
+    }
+    let float = Subject::Float(Box::new(model));
+    for subject in std::iter::once(&float).chain(&rows) {
+        results.add(subject, &subject.evaluate(&test, &device)?);
+    }
+    results.print();
+    println!("\n`simulated`: rounded to the integer grid, computed in float.");
+    println!("`lbtorch`: the predecessor's scheme, for comparison.");
+    println!("{:.1} s", start.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// The defaults at 16, 8, 4 and 2 bits, then the choices that matter at few bits.
+fn rows_of_interest() -> Result<Vec<Options>> {
+    let at = |bits: &str| -> Result<Options> {
+        Ok(Options::new(bits.parse().map_err(anyhow::Error::msg)?))
+    };
+    let mut all = vec![at("16")?, at("8")?, at("4")?, at("2")?];
+    all.push(Options { edge_bits: None, ..at("4")? });
+    all.push(Options { residual_bits: Some(BitWidth::EIGHT), ..at("w2a4")? });
+    all.push(Options { method: Method::Lbtorch, ..at("4")? });
+    all.push(Options { method: Method::Lbtorch, ..at("2")? });
+    Ok(all)
+}

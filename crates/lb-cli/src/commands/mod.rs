@@ -1,0 +1,29 @@
+//! One file a command.
+
+mod calibrate;
+mod data;
+mod demo;
+mod eval;
+mod import;
+mod inspect;
+mod train;
+
+use anyhow::Result;
+
+use crate::args::Command;
+
+/// Runs a command.
+///
+/// # Errors
+/// Whatever went wrong, in words for people.
+pub fn run(command: Command) -> Result<()> {
+    match command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Data(command) => data::run(&command),
+        Command::Train(args) => train::run(&args),
+        Command::Import(args) => import::run(&args),
+        Command::Calibrate(args) => calibrate::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+    }
+}

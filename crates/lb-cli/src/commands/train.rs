@@ -1,0 +1,127 @@
+//! `lb train`
+
+use std::io::IsTerminal;
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::{Result, bail};
+use lb_data::{AugmentConfig, DataSource, Normalization, PadMode, Split, resolve_default};
+use lb_format::NetworkInfo;
+use lb_resnet::train::{Monitor, RunFolder, TrainConfig, TrainData, train};
+
+use crate::args::TrainArgs;
+use crate::dashboard::Dashboard;
+use crate::plain::{Plain, epoch_line};
+use crate::{backend, interrupt};
+
+pub fn run(args: &TrainArgs) -> Result<()> {
+    let device = args.device.backend.device()?;
+    let source = match &args.data.data {
+        Some(spec) => DataSource::open(spec)?,
+        None => resolve_default()?,
+    };
+    let config = config(args);
+    config.validate()?;
+    let default_run = Path::new("runs").join(args.arch.name);
+    let folder = RunFolder::new(args.run.clone().unwrap_or(default_run));
+    let started = folder.state().exists();
+    if started && !args.resume {
+        bail!(
+            "{}: holds a run already: --resume goes on with it, --run FOLDER starts another",
+            folder.path().display()
+        );
+    }
+    if !started && args.resume {
+        bail!("{}: holds no run to resume", folder.path().display());
+    }
+
+    eprintln!("reading {}", source.describe());
+    let all = source.load(Split::Train)?;
+    let (kept, held_out) = all.split_held_out(args.held_out, args.seed)?;
+    let data = TrainData {
+        train: Arc::new(kept),
+        held_out: (!held_out.is_empty()).then_some(held_out),
+    };
+    let normalization = match all.classes() {
+        10 => Normalization::CIFAR10,
+        _ => Normalization::IMAGENET,
+    };
+    let info = NetworkInfo {
+        arch: args.arch.name.into(),
+        shortcut: args.shortcut.unwrap_or(args.arch.default_shortcut).to_string(),
+        classes: all.class_names().to_vec(),
+        mean: normalization.mean,
+        std: normalization.std,
+        trained_on: source.describe(),
+    };
+    folder.save_config(&serde_json::json!({
+        "lb": env!("CARGO_PKG_VERSION"),
+        "network": info,
+        "training": config,
+        "data": all.source(),
+        "held_out": args.held_out,
+        "backend": format!("{:?}", args.device.backend).to_lowercase(),
+        "device": backend::describe(&device),
+    }))?;
+    eprintln!(
+        "training {} (shortcut {}) on {} images, {} held out, {}; run folder {}",
+        info.arch,
+        info.shortcut,
+        data.train.len(),
+        data.held_out.as_ref().map_or(0, lb_data::ImageSet::len),
+        backend::describe(&device),
+        folder.path().display()
+    );
+    drop(all);
+
+    let dashboard = std::io::stdout().is_terminal();
+    let mut monitor: Box<dyn Monitor> = match dashboard {
+        true => Box::new(Dashboard::new(config.epochs, 0, config.batch)),
+        false => Box::new(Plain::new(config.epochs, config.batch)),
+    };
+    let outcome = train(&config, &info, &data, &folder, &device, monitor.as_mut());
+    drop(monitor); // gives the terminal back
+    let outcome = outcome?;
+    if !outcome.finished {
+        println!(
+            "stopped; go on with: lb train … --run {} --resume",
+            folder.path().display()
+        );
+        // `q` in the dashboard ends a run in good order; Ctrl-C is reported as such.
+        anyhow::ensure!(!interrupt::requested(), "interrupted");
+        return Ok(());
+    }
+    let score = |m: &&lb_resnet::train::EpochMetrics| m.held_out_accuracy.unwrap_or(m.epoch as f64);
+    let best = outcome.epochs.iter().max_by(|a, b| score(a).total_cmp(&score(b)));
+    if let Some(best) = best {
+        println!("best {}", epoch_line(best, config.epochs));
+    }
+    println!("checkpoint: {}", folder.best().display());
+    println!("next: lb calibrate --model {} --bits 2,4,8,16", folder.best().display());
+    Ok(())
+}
+
+fn config(args: &TrainArgs) -> TrainConfig {
+    let augment = match args.no_augment {
+        true => AugmentConfig::none(),
+        false => AugmentConfig {
+            pad_mode: if args.reflect { PadMode::Reflect } else { PadMode::Zero },
+            color_jitter: args.color_jitter,
+            cutout: args.cutout,
+            ..AugmentConfig::default()
+        },
+    };
+    TrainConfig {
+        epochs: args.epochs,
+        batch: args.batch,
+        learning_rate: args.lr,
+        warmup_epochs: args.warmup.min(args.epochs as f64),
+        momentum: args.momentum,
+        nesterov: true,
+        weight_decay: args.weight_decay,
+        label_smoothing: args.label_smoothing,
+        ema: args.ema,
+        augment,
+        seed: args.seed,
+    }
+}

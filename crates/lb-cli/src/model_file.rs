@@ -1,0 +1,117 @@
+//! Which network and which data a command means.
+
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use burn::tensor::Device;
+use lb_data::{DataSource, resolve_default};
+use lb_format::NetworkInfo;
+use lb_resnet::checkpoint::{self, Checkpoint};
+
+/// The demo network: `lb train --arch resnet8 --data synthetic`, see `artifacts/README.md`.
+const DEMO: &[u8] = include_bytes!("../../../artifacts/demo-resnet8.safetensors");
+
+/// Where packed files of the demo network go.
+const DEMO_FOLDER: &str = "runs/demo";
+
+/// A float network and where it is.
+pub struct Model {
+    /// The network.
+    pub checkpoint: Checkpoint,
+    /// Its file; of the built-in network, where it would be.
+    pub path: PathBuf,
+    /// For people: the path, and how it was found if nobody named it.
+    pub described: String,
+}
+
+impl Model {
+    /// The built-in network.
+    ///
+    /// # Errors
+    /// If the build embedded a broken file.
+    pub fn demo(device: &Device) -> Result<Self> {
+        let path = Path::new(DEMO_FOLDER).join("demo-resnet8.safetensors");
+        let checkpoint = checkpoint::from_bytes(&path, DEMO.to_vec(), device)?;
+        Ok(Self {
+            checkpoint,
+            path,
+            described: "built-in demo network".into(),
+        })
+    }
+
+    /// The network at `path`, or the newest under `runs/`, or the built-in one.
+    ///
+    /// # Errors
+    /// If the file cannot be used.
+    pub fn find(path: Option<&Path>, device: &Device) -> Result<Self> {
+        let (path, described) = match path {
+            Some(path) => (path.to_owned(), path.display().to_string()),
+            None => match newest_run() {
+                Some(path) => {
+                    let described = format!("{} (the newest under runs/)", path.display());
+                    (path, described)
+                }
+                None => return Self::demo(device),
+            },
+        };
+        let checkpoint = checkpoint::load(&path, device)?;
+        Ok(Self {
+            checkpoint,
+            path,
+            described,
+        })
+    }
+
+    /// The folder of its packed files.
+    pub fn quantized_folder(&self) -> PathBuf {
+        self.path.with_file_name("quantized")
+    }
+}
+
+/// The checkpoint of the newest run: the last written `runs/*/best.safetensors`.
+fn newest_run() -> Option<PathBuf> {
+    let written = |entry: std::io::Result<std::fs::DirEntry>| {
+        let path = entry.ok()?.path().join("best.safetensors");
+        let time = std::fs::metadata(&path).ok()?.modified().ok()?;
+        Some((time, path))
+    };
+    let newest = std::fs::read_dir("runs").ok()?.filter_map(written).max()?;
+    Some(newest.1)
+}
+
+/// What data is meant: `spec`, else `synthetic` for a network that was trained on it, else the
+/// default folder.
+///
+/// # Errors
+/// If there is no such data.
+pub fn data(spec: Option<&str>, info: &NetworkInfo) -> Result<DataSource> {
+    match spec {
+        Some(spec) => Ok(DataSource::open(spec)?),
+        None if info.trained_on.starts_with("synthetic") => Ok(DataSource::open("synthetic")?),
+        None => Ok(resolve_default()?),
+    }
+}
+
+/// `path` and, if it is a folder, the networks in it, by name.
+///
+/// # Errors
+/// If a folder cannot be read or holds none.
+pub fn expand(path: &Path) -> Result<Vec<PathBuf>> {
+    if !path.is_dir() {
+        return Ok(vec![path.to_owned()]);
+    }
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(path).with_context(|| path.display().to_string())? {
+        let file = entry.with_context(|| path.display().to_string())?.path();
+        if file.extension().is_some_and(|e| e == "lbq") {
+            files.push(file);
+        }
+    }
+    anyhow::ensure!(
+        !files.is_empty(),
+        "{}: holds no packed files (.lbq); `lb calibrate` writes them",
+        path.display()
+    );
+    files.sort();
+    Ok(files)
+}

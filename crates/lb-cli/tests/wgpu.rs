@@ -1,0 +1,227 @@
+//! wgpu against flex: the same logits, the same training step, the same quantized network.
+//!
+//! Any adapter will do; in CI it is Mesa's software Vulkan (lavapipe). Without one the tests say
+//! so and pass, unless `LB_REQUIRE_WGPU=1`. wgpu's autotune once chose a 1×1 convolution that
+//! computes something else (tracel-ai/burn#5626), and this is what would notice.
+
+#![cfg(feature = "wgpu")]
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use burn::module::{Module, Param, RunningState};
+use burn::nn::Linear;
+use burn::tensor::{Device, DeviceType, Tensor, TensorData};
+use lb_data::{AugmentConfig, ImageSet, Split, SyntheticConfig};
+use lb_format::NetworkInfo;
+use lb_nn::{ConvBn, FloatAct};
+use lb_resnet::batch::images;
+use lb_resnet::checkpoint::{self, normalization};
+use lb_resnet::eval::top1;
+use lb_resnet::model::{ActSite, Arch, ConvSite, FloatNet, Rewrite, Shortcut};
+use lb_resnet::ptq::{self, Options};
+use lb_resnet::train::{EpochMetrics, Monitor, Progress, RunFolder, TrainConfig, TrainData, train};
+
+/// The wgpu device, or `None`, loudly, where there is no adapter.
+fn wgpu(test: &str) -> Option<Device> {
+    let adapters = Device::enumerate(DeviceType::Wgpu).into_vec();
+    if adapters.is_empty() {
+        let required = std::env::var("LB_REQUIRE_WGPU").is_ok_and(|v| v == "1");
+        assert!(!required, "LB_REQUIRE_WGPU=1, but there is no Vulkan, Metal or DirectX adapter");
+        eprintln!("SKIPPED {test}: no Vulkan, Metal or DirectX adapter (Debian: mesa-vulkan-drivers)");
+        return None;
+    }
+    eprintln!("{test}: {adapters:?}");
+    Some(Device::wgpu(Default::default()))
+}
+
+fn info(arch: Arch, shortcut: Shortcut) -> NetworkInfo {
+    NetworkInfo {
+        arch: arch.name.into(),
+        shortcut: shortcut.to_string(),
+        classes: (0..10).map(|c| format!("class {c}")).collect(),
+        mean: [0.5; 3],
+        std: [0.25; 3],
+        trained_on: String::new(),
+    }
+}
+
+fn image_set(n: usize) -> ImageSet {
+    let config = SyntheticConfig { train: n, test: 1, ..Default::default() };
+    config.generate(Split::Train).unwrap()
+}
+
+/// A network whose batch normalizations are not the identity, as after training.
+fn network(arch: Arch, shortcut: Shortcut, device: &Device) -> FloatNet {
+    let net = FloatNet::init(arch, shortcut, 10, 1, device);
+    net.rewrite(&mut Statistics(0)).unwrap_or_else(|e| match e {})
+}
+
+/// Replaces the parameters and statistics of every batch normalization; counts the values.
+struct Statistics(usize);
+
+impl Statistics {
+    fn draw(&mut self, channels: usize, lo: f32, hi: f32, device: &Device) -> Tensor<1> {
+        let values = (0..channels).map(|_| {
+            self.0 += 1;
+            // Steps of the golden ratio fill 0..1 evenly.
+            lo + (hi - lo) * (self.0 as f32 * 0.618_034).fract()
+        });
+        Tensor::from_data(TensorData::new(values.collect(), [channels]), device)
+    }
+}
+
+impl Rewrite<ConvBn, FloatAct, Linear> for Statistics {
+    type Conv = ConvBn;
+    type Act = FloatAct;
+    type Linear = Linear;
+    type Error = Infallible;
+
+    fn conv(&mut self, _: &ConvSite, mut layer: ConvBn) -> Result<ConvBn, Infallible> {
+        let gamma = layer.bn.gamma.val();
+        let (n, device) = (gamma.dims()[0], gamma.device());
+        layer.bn.gamma = Param::from_tensor(self.draw(n, 0.5, 1.2, &device));
+        layer.bn.beta = Param::from_tensor(self.draw(n, -0.3, 0.3, &device));
+        layer.bn.running_mean = RunningState::new(self.draw(n, -0.5, 0.5, &device));
+        layer.bn.running_var = RunningState::new(self.draw(n, 0.5, 2.0, &device));
+        Ok(layer)
+    }
+
+    fn act(&mut self, _: &ActSite, act: FloatAct) -> Result<FloatAct, Infallible> {
+        Ok(act)
+    }
+
+    fn linear(&mut self, linear: Linear) -> Result<Linear, Infallible> {
+        Ok(linear)
+    }
+}
+
+fn host<const D: usize>(t: Tensor<D>) -> Vec<f32> {
+    t.try_into_vec_as().unwrap()
+}
+
+fn max_abs(values: &[f32]) -> f32 {
+    values.iter().fold(0.0, |m, v| m.max(v.abs()))
+}
+
+/// Largest difference, as a part of the largest magnitude in `expected`.
+fn relative(got: &[f32], expected: &[f32]) -> f32 {
+    assert_eq!(got.len(), expected.len());
+    let difference: Vec<f32> = got.iter().zip(expected).map(|(a, b)| a - b).collect();
+    max_abs(&difference) / max_abs(expected)
+}
+
+#[test]
+fn logits_are_those_of_flex() {
+    let Some(wgpu) = wgpu("logits_are_those_of_flex") else { return };
+    for (arch, shortcut) in [("resnet8", Shortcut::B), ("resnet20", Shortcut::A)] {
+        let arch: Arch = arch.parse().unwrap();
+        let net = network(arch, shortcut, &Device::flex());
+        let set = image_set(4);
+        let n = normalization(&info(arch, shortcut));
+        let expected = host(net.forward(images(&set, 0, 4, &n, &Device::flex())));
+        let moved = net.clone().to_device(&wgpu);
+        let got = host(moved.forward(images(&set, 0, 4, &n, &wgpu)));
+        let folded = host(ptq::fold(moved).forward(images(&set, 0, 4, &n, &wgpu)));
+        let (error, folding) = (relative(&got, &expected), relative(&folded, &expected));
+        eprintln!("{arch} {shortcut}: logits up to {}, relative error {error:.1e}, folded on wgpu {folding:.1e}", max_abs(&expected));
+        assert!(error < 1e-3 && folding < 1e-3, "{arch} {shortcut}: {error} {folding}");
+    }
+}
+
+#[test]
+fn quantized_networks_give_the_classes_of_flex() {
+    const IMAGES: usize = 16;
+    let Some(wgpu) = wgpu("quantized_networks_give_the_classes_of_flex") else { return };
+    let (arch, flex) = ("resnet8".parse().unwrap(), Device::flex());
+    let info = info(arch, Shortcut::B);
+    let (n, set) = (normalization(&info), image_set(64));
+    let folded = ptq::fold(network(arch, Shortcut::B, &flex));
+    let calibration = ptq::observe(&folded, &set, &n, &flex, &mut |_| true).unwrap();
+    for bits in ["8", "4"] {
+        let options = Options::new(bits.parse().unwrap());
+        let net = ptq::quantize(&folded, &calibration, &options).unwrap();
+        let packed = ptq::pack(&net, info.clone(), Default::default()).unwrap();
+        let logits = |device: &Device| {
+            let net = ptq::unpack(&packed, device).unwrap();
+            net.forward(images(&set, 0, IMAGES, &n, device))
+        };
+        let (expected, got) = (logits(&flex), logits(&wgpu));
+        let (classes, got_classes) = (top1(expected.clone()).unwrap(), top1(got.clone()).unwrap());
+        let (expected, got) = (host(expected), host(got));
+        // A sum that differs in its last bit can round to the neighbouring code, and that step
+        // travels on; where the classes differ, the two must have been as good as equal.
+        let error = relative(&got, &expected);
+        let moved = (got.iter().zip(&expected))
+            .filter(|(a, b)| (*a - *b).abs() > 1e-4 * max_abs(&expected))
+            .count();
+        let differing = classes.iter().zip(&got_classes).filter(|(a, b)| a != b).count();
+        eprintln!(
+            "W{bits}A{bits}: relative error {error:.1e}, {moved} of {} logits moved by a rounding, {differing} of {IMAGES} classes differ",
+            got.len()
+        );
+        assert_eq!(differing, 0, "W{bits}A{bits}: {classes:?} {got_classes:?}");
+        assert!(error < 0.05, "W{bits}A{bits}: {error}");
+    }
+}
+
+struct Quiet;
+
+impl Monitor for Quiet {
+    fn step(&mut self, _: &Progress) -> bool {
+        true
+    }
+    fn epoch(&mut self, _: &EpochMetrics) {}
+}
+
+#[test]
+fn a_training_step_is_that_of_flex() {
+    const IMAGES: usize = 8;
+    let Some(wgpu) = wgpu("a_training_step_is_that_of_flex") else { return };
+    let arch: Arch = "resnet8".parse().unwrap();
+    let info = info(arch, Shortcut::B);
+    let config = TrainConfig {
+        epochs: 1,
+        batch: IMAGES,
+        warmup_epochs: 0.0,
+        augment: AugmentConfig::none(),
+        seed: 1,
+        ..Default::default()
+    };
+    let data = TrainData { train: Arc::new(image_set(IMAGES)), held_out: None };
+    let dir = tempfile::tempdir().unwrap();
+    let step = |name: &str, device: &Device| {
+        let folder = RunFolder::new(dir.path().join(name));
+        let outcome = train(&config, &info, &data, &folder, device, &mut Quiet).unwrap();
+        let net = checkpoint::load(&folder.last(), &Device::flex()).unwrap().net;
+        (outcome.epochs[0].train_loss, parts(&net))
+    };
+    let start = parts(&FloatNet::init(arch, Shortcut::B, 10, config.seed, &Device::flex()));
+    let (loss, expected) = step("flex", &Device::flex());
+    let (got_loss, got) = step("wgpu", &wgpu);
+    assert!(got_loss.is_finite() && (got_loss - loss).abs() < 1e-3 * loss, "{got_loss} {loss}");
+    let mut worst: f32 = 0.0;
+    for ((name, start), ((_, expected), (_, got))) in start.into_iter().zip(expected.into_iter().zip(got)) {
+        let change: Vec<f32> = expected.iter().zip(&start).map(|(a, b)| a - b).collect();
+        let got_change: Vec<f32> = got.iter().zip(&start).map(|(a, b)| a - b).collect();
+        assert!(max_abs(&change) > 0.0, "{name} did not move on flex");
+        let error = relative(&got_change, &change);
+        worst = worst.max(error);
+        assert!(error < 0.01, "{name}: the step differs by {error} of its largest part");
+    }
+    eprintln!("loss {got_loss} against {loss}; largest relative difference of a parameter's step {worst:.1e}");
+}
+
+/// Parameters and statistics from the first layer to the last.
+fn parts(net: &FloatNet) -> Vec<(String, Vec<f32>)> {
+    let mut all = Vec::new();
+    for (name, c) in net.convolutions() {
+        all.push((format!("{name}, weight"), host(c.conv.weight.val())));
+        all.push((format!("{name}, gamma"), host(c.bn.gamma.val())));
+        all.push((format!("{name}, beta"), host(c.bn.beta.val())));
+        all.push((format!("{name}, running mean"), host(c.bn.running_mean.value())));
+        all.push((format!("{name}, running variance"), host(c.bn.running_var.value())));
+    }
+    all.push(("linear".into(), host(net.linear.weight.val())));
+    all
+}
