@@ -26,7 +26,9 @@ fn evaluate(c: &mut Criterion) {
 
 /// Reading the result waits for the device.
 fn logits<C: Conv, A: Act, L: Dense>(net: &ResNet<C, A, L>, x: &Tensor<4>) -> Vec<f32> {
-    net.forward(x.clone()).try_into_vec_as().expect("logits from the device")
+    net.forward(x.clone())
+        .try_into_vec_as()
+        .expect("logits from the device")
 }
 
 criterion_group! {

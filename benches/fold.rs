@@ -12,7 +12,11 @@ fn fold(c: &mut Criterion) {
     let mut group = c.benchmark_group("fold");
     group.throughput(Throughput::Elements(layers));
     group.bench_function("resnet20", |b| {
-        b.iter_batched(|| net.clone(), |net| black_box(ptq::fold(net)), BatchSize::SmallInput);
+        b.iter_batched(
+            || net.clone(),
+            |net| black_box(ptq::fold(net)),
+            BatchSize::SmallInput,
+        );
     });
     group.finish();
 }

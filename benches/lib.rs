@@ -34,7 +34,10 @@ pub fn devices() -> Vec<(&'static str, Device)> {
     #[allow(deprecated)] // by Burn, in favour of flex; kept because our user named it
     devices.push(("ndarray", Device::ndarray()));
     #[cfg(feature = "wgpu")]
-    match Device::enumerate(burn::tensor::DeviceType::Wgpu).into_vec().is_empty() {
+    match Device::enumerate(burn::tensor::DeviceType::Wgpu)
+        .into_vec()
+        .is_empty()
+    {
         false => devices.push(("wgpu", Device::wgpu(Default::default()))),
         true => eprintln!("SKIPPED wgpu: no Vulkan, Metal or DirectX adapter was found"),
     }
@@ -46,7 +49,9 @@ pub fn devices() -> Vec<(&'static str, Device)> {
 /// Values like activations after a ReLU: about half of them zero, the others up to 4.
 pub fn activations(n: usize) -> Vec<f32> {
     // Steps of the golden ratio: spread evenly, and without pattern between neighbours.
-    (0..n).map(|i| (8.0 * (i as f32 * 0.618_034).fract() - 4.0).max(0.0)).collect()
+    (0..n)
+        .map(|i| (8.0 * (i as f32 * 0.618_034).fract() - 4.0).max(0.0))
+        .collect()
 }
 
 /// [`activations`] on a device.
@@ -62,8 +67,14 @@ pub fn image_tensor(n: usize, device: &Device) -> Tensor<4> {
 
 /// Synthetic images.
 pub fn image_set(n: usize) -> ImageSet {
-    let config = SyntheticConfig { train: n, test: 1, ..Default::default() };
-    config.generate(Split::Train).expect("the generator has no bad input")
+    let config = SyntheticConfig {
+        train: n,
+        test: 1,
+        ..Default::default()
+    };
+    config
+        .generate(Split::Train)
+        .expect("the generator has no bad input")
 }
 
 /// ResNet-20 with option A, random weights.
@@ -75,9 +86,14 @@ pub fn resnet20(device: &Device) -> FloatNet {
 pub fn resnet20_w4a4(device: &Device) -> (FoldedNet, QuantNet) {
     let folded = ptq::fold(resnet20(device));
     let go_on = &mut |_| true;
-    let calibration =
-        ptq::observe(&folded, &image_set(64), &normalization(&info()), device, go_on)
-            .expect("images to observe");
+    let calibration = ptq::observe(
+        &folded,
+        &image_set(64),
+        &normalization(&info()),
+        device,
+        go_on,
+    )
+    .expect("images to observe");
     let options = Options::new("4".parse().expect("a width"));
     let quantized = ptq::quantize(&folded, &calibration, &options).expect("finite values");
     (folded, quantized)

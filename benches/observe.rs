@@ -16,14 +16,19 @@ fn statistics(c: &mut Criterion) {
     let mut statistics = Statistics::default();
     let mut group = c.benchmark_group("statistics");
     group.throughput(Throughput::Elements(x.shape().num_elements() as u64));
-    group.bench_function("observe 32x16x32x32", |b| b.iter(|| statistics.observe(x.clone())));
+    group.bench_function("observe 32x16x32x32", |b| {
+        b.iter(|| statistics.observe(x.clone()))
+    });
     group.finish();
 }
 
 /// From statistics to a 4-bit range: what each width of each activation costs.
 fn ranges(c: &mut Criterion) {
     let mut statistics = Statistics::default();
-    statistics.observe(lb_benches::activation_tensor([32, 16, 32, 32], &Device::flex()));
+    statistics.observe(lb_benches::activation_tensor(
+        [32, 16, 32, 32],
+        &Device::flex(),
+    ));
     let four = BitWidth::new(4).expect("a width");
     let mut group = c.benchmark_group("range of 4 bits");
     let rules = [
@@ -32,7 +37,9 @@ fn ranges(c: &mut Criterion) {
         ("kl", RangeRule::Kl),
     ];
     for (name, rule) in rules {
-        group.bench_function(name, |b| b.iter(|| rule.range(black_box(&statistics), four)));
+        group.bench_function(name, |b| {
+            b.iter(|| rule.range(black_box(&statistics), four))
+        });
     }
     group.finish();
 }

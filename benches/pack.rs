@@ -15,7 +15,10 @@ const SHAPE: [usize; 4] = [256, 256, 3, 3];
 fn codes(bits: BitWidth) -> Vec<i32> {
     let range = bits.range(true);
     let scattered = (0u32..).map(|i| (i.wrapping_mul(2_654_435_761) >> 8) % bits.levels());
-    scattered.map(|k| range.lo + k as i32).take(SHAPE.iter().product()).collect()
+    scattered
+        .map(|k| range.lo + k as i32)
+        .take(SHAPE.iter().product())
+        .collect()
 }
 
 fn pack(c: &mut Criterion) {

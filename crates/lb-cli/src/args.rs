@@ -12,7 +12,9 @@ use crate::backend::Backend;
 /// Low-bit neural networks in pure Rust: train, import, calibrate, quantize, evaluate.
 #[derive(Debug, Parser)]
 #[command(version, about, propagate_version = true)]
-#[command(after_help = "Exit codes: 0 done, 1 failed, 2 command line not understood, 130 interrupted.")]
+#[command(
+    after_help = "Exit codes: 0 done, 1 failed, 2 command line not understood, 130 interrupted."
+)]
 pub struct Args {
     #[command(subcommand)]
     pub command: Command,
@@ -158,10 +160,20 @@ pub struct ImportArgs {
     #[arg(long)]
     pub shortcut: Option<Shortcut>,
     /// Mean of R, G, B that it was trained with, of pixels in 0..1
-    #[arg(long, value_delimiter = ',', num_args = 1, default_value = "0.485,0.456,0.406")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        num_args = 1,
+        default_value = "0.485,0.456,0.406"
+    )]
     pub mean: Vec<f32>,
     /// Standard deviation of R, G, B that it was trained with
-    #[arg(long, value_delimiter = ',', num_args = 1, default_value = "0.229,0.224,0.225")]
+    #[arg(
+        long,
+        value_delimiter = ',',
+        num_args = 1,
+        default_value = "0.229,0.224,0.225"
+    )]
     pub std: Vec<f32>,
     /// Class names, comma separated [default: CIFAR-10's]
     #[arg(long, value_delimiter = ',')]
@@ -246,7 +258,9 @@ fn floor(s: &str) -> Result<Floor, String> {
     let bits = s.parse::<u8>().ok().and_then(|b| BitWidth::new(b).ok());
     match bits {
         Some(b) => Ok(Floor(Some(b))),
-        None => Err(format!("`{s}` is neither `same` nor a width of 1 to 8 or 16 bits")),
+        None => Err(format!(
+            "`{s}` is neither `same` nor a width of 1 to 8 or 16 bits"
+        )),
     }
 }
 
@@ -272,7 +286,11 @@ mod tests {
         ] {
             Args::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"));
         }
-        for line in ["lb calibrate --bits 9", "lb calibrate --edge-bits 12", "lb train --arch vgg"] {
+        for line in [
+            "lb calibrate --bits 9",
+            "lb calibrate --edge-bits 12",
+            "lb train --arch vgg",
+        ] {
             assert!(Args::try_parse_from(line.split(' ')).is_err(), "{line}");
         }
     }

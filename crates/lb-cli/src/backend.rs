@@ -34,7 +34,9 @@ impl Backend {
             Self::Cuda => Ok(Device::cuda(0usize)),
             #[allow(unreachable_patterns)]
             missing => {
-                let name = missing.to_possible_value().map(|v| v.get_name().to_string());
+                let name = missing
+                    .to_possible_value()
+                    .map(|v| v.get_name().to_string());
                 let name = name.unwrap_or_default();
                 bail!("this `lb` was built without {name}: build it with --features {name}")
             }

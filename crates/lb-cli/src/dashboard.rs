@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
+use burn::train::Interrupter;
+use burn::train::logger::TrainingProgressLogger;
 use burn::train::metric::{
     MetricAttributes, MetricDefinition, MetricEntry, MetricId, NumericAttributes, NumericEntry,
     SerializedEntry,
 };
 use burn::train::renderer::tui::TuiMetricsRendererWrapper;
 use burn::train::renderer::{MetricState, MetricsRenderer, MetricsRendererTraining};
-use burn::train::Interrupter;
-use burn::train::logger::TrainingProgressLogger;
 use lb_resnet::train::{EpochMetrics, Monitor, Progress};
 
 use crate::interrupt;
@@ -23,8 +23,11 @@ pub struct Dashboard {
 }
 
 /// `(name, unit, higher is better)`
-const METRICS: [(&str, &str, bool); 3] =
-    [("Loss", "", false), ("Accuracy", "%", true), ("Learning rate", "", false)];
+const METRICS: [(&str, &str, bool); 3] = [
+    ("Loss", "", false),
+    ("Accuracy", "%", true),
+    ("Learning rate", "", false),
+];
 
 impl Dashboard {
     /// For a run of `epochs` epochs in batches of `batch`, of which `done` are done.
@@ -75,7 +78,8 @@ impl Monitor for Dashboard {
         self.renderer.end_split();
         self.splitting = false;
         if let Some(accuracy) = m.held_out_accuracy {
-            self.renderer.update_valid(state("Accuracy", accuracy * 100.0));
+            self.renderer
+                .update_valid(state("Accuracy", accuracy * 100.0));
         }
     }
 

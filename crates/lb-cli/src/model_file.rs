@@ -112,6 +112,35 @@ pub fn expand(path: &Path) -> Result<Vec<PathBuf>> {
         "{}: holds no packed files (.lbq); `lb calibrate` writes them",
         path.display()
     );
-    files.sort();
+    // Digit runs compare as numbers, so that w16 comes after w2.
+    files.sort_by_cached_key(|f| natural(&f.to_string_lossy()));
     Ok(files)
+}
+
+/// A key that orders `w2` before `w16`.
+fn natural(name: &str) -> Vec<(u64, String)> {
+    let mut key: Vec<(u64, String)> = Vec::new();
+    for c in name.chars() {
+        match (c.to_digit(10), key.last_mut()) {
+            (Some(d), Some((number, text))) if text.is_empty() => {
+                *number = number.saturating_mul(10).saturating_add(d.into());
+            }
+            (Some(d), _) => key.push((d.into(), String::new())),
+            (None, Some((0, text))) if !text.is_empty() => text.push(c),
+            (None, _) => key.push((0, c.into())),
+        }
+    }
+    key
+}
+
+#[cfg(test)]
+mod tests {
+    use super::natural;
+
+    #[test]
+    fn widths_sort_as_numbers() {
+        let mut names = ["r-w16a16", "r-w2a4", "r-w8a8", "r-w2a2", "q"];
+        names.sort_by_key(|n| natural(n));
+        assert_eq!(names, ["q", "r-w2a2", "r-w2a4", "r-w8a8", "r-w16a16"]);
+    }
 }

@@ -37,7 +37,9 @@ pub fn bytes(what: &str) -> ProgressBar {
 
 fn bar(total: u64, what: &str, style: &str) -> ProgressBar {
     let style = ProgressStyle::with_template(style).expect("the template is fixed");
-    let bar = ProgressBar::new(total).with_style(style).with_message(what.to_string());
+    let bar = ProgressBar::new(total)
+        .with_style(style)
+        .with_message(what.to_string());
     bar.enable_steady_tick(Duration::from_millis(200));
     bar
 }

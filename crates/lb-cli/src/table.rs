@@ -18,7 +18,11 @@ impl Rows {
     /// Adds a row.
     pub fn add(&mut self, cells: Vec<String>) {
         let cell = |(i, text): (usize, String)| {
-            let align = if i == 0 { CellAlignment::Left } else { CellAlignment::Right };
+            let align = if i == 0 {
+                CellAlignment::Left
+            } else {
+                CellAlignment::Right
+            };
             Cell::new(text).set_alignment(align)
         };
         self.0.add_row(cells.into_iter().enumerate().map(cell));

@@ -6,6 +6,9 @@
 
 #![cfg(feature = "wgpu")]
 
+#[path = "../../lb-data/tests/common/shared.rs"]
+mod shared;
+
 use std::convert::Infallible;
 use std::sync::Arc;
 
@@ -27,8 +30,14 @@ fn wgpu(test: &str) -> Option<Device> {
     let adapters = Device::enumerate(DeviceType::Wgpu).into_vec();
     if adapters.is_empty() {
         let required = std::env::var("LB_REQUIRE_WGPU").is_ok_and(|v| v == "1");
-        assert!(!required, "LB_REQUIRE_WGPU=1, but there is no Vulkan, Metal or DirectX adapter");
-        eprintln!("SKIPPED {test}: no Vulkan, Metal or DirectX adapter (Debian: mesa-vulkan-drivers)");
+        assert!(
+            !required,
+            "LB_REQUIRE_WGPU=1, but there is no Vulkan, Metal or DirectX adapter"
+        );
+        shared::skipped(
+            test,
+            "no Vulkan, Metal or DirectX adapter (Debian: mesa-vulkan-drivers)",
+        );
         return None;
     }
     eprintln!("{test}: {adapters:?}");
@@ -47,14 +56,19 @@ fn info(arch: Arch, shortcut: Shortcut) -> NetworkInfo {
 }
 
 fn image_set(n: usize) -> ImageSet {
-    let config = SyntheticConfig { train: n, test: 1, ..Default::default() };
+    let config = SyntheticConfig {
+        train: n,
+        test: 1,
+        ..Default::default()
+    };
     config.generate(Split::Train).unwrap()
 }
 
 /// A network whose batch normalizations are not the identity, as after training.
 fn network(arch: Arch, shortcut: Shortcut, device: &Device) -> FloatNet {
     let net = FloatNet::init(arch, shortcut, 10, 1, device);
-    net.rewrite(&mut Statistics(0)).unwrap_or_else(|e| match e {})
+    net.rewrite(&mut Statistics(0))
+        .unwrap_or_else(|e| match e {})
 }
 
 /// Replaces the parameters and statistics of every batch normalization; counts the values.
@@ -113,7 +127,9 @@ fn relative(got: &[f32], expected: &[f32]) -> f32 {
 
 #[test]
 fn logits_are_those_of_flex() {
-    let Some(wgpu) = wgpu("logits_are_those_of_flex") else { return };
+    let Some(wgpu) = wgpu("logits_are_those_of_flex") else {
+        return;
+    };
     for (arch, shortcut) in [("resnet8", Shortcut::B), ("resnet20", Shortcut::A)] {
         let arch: Arch = arch.parse().unwrap();
         let net = network(arch, shortcut, &Device::flex());
@@ -124,15 +140,23 @@ fn logits_are_those_of_flex() {
         let got = host(moved.forward(images(&set, 0, 4, &n, &wgpu)));
         let folded = host(ptq::fold(moved).forward(images(&set, 0, 4, &n, &wgpu)));
         let (error, folding) = (relative(&got, &expected), relative(&folded, &expected));
-        eprintln!("{arch} {shortcut}: logits up to {}, relative error {error:.1e}, folded on wgpu {folding:.1e}", max_abs(&expected));
-        assert!(error < 1e-3 && folding < 1e-3, "{arch} {shortcut}: {error} {folding}");
+        eprintln!(
+            "{arch} {shortcut}: logits up to {}, relative error {error:.1e}, folded on wgpu {folding:.1e}",
+            max_abs(&expected)
+        );
+        assert!(
+            error < 1e-3 && folding < 1e-3,
+            "{arch} {shortcut}: {error} {folding}"
+        );
     }
 }
 
 #[test]
 fn quantized_networks_give_the_classes_of_flex() {
     const IMAGES: usize = 16;
-    let Some(wgpu) = wgpu("quantized_networks_give_the_classes_of_flex") else { return };
+    let Some(wgpu) = wgpu("quantized_networks_give_the_classes_of_flex") else {
+        return;
+    };
     let (arch, flex) = ("resnet8".parse().unwrap(), Device::flex());
     let info = info(arch, Shortcut::B);
     let (n, set) = (normalization(&info), image_set(64));
@@ -155,7 +179,11 @@ fn quantized_networks_give_the_classes_of_flex() {
         let moved = (got.iter().zip(&expected))
             .filter(|(a, b)| (*a - *b).abs() > 1e-4 * max_abs(&expected))
             .count();
-        let differing = classes.iter().zip(&got_classes).filter(|(a, b)| a != b).count();
+        let differing = classes
+            .iter()
+            .zip(&got_classes)
+            .filter(|(a, b)| a != b)
+            .count();
         eprintln!(
             "W{bits}A{bits}: relative error {error:.1e}, {moved} of {} logits moved by a rounding, {differing} of {IMAGES} classes differ",
             got.len()
@@ -177,7 +205,9 @@ impl Monitor for Quiet {
 #[test]
 fn a_training_step_is_that_of_flex() {
     const IMAGES: usize = 8;
-    let Some(wgpu) = wgpu("a_training_step_is_that_of_flex") else { return };
+    let Some(wgpu) = wgpu("a_training_step_is_that_of_flex") else {
+        return;
+    };
     let arch: Arch = "resnet8".parse().unwrap();
     let info = info(arch, Shortcut::B);
     let config = TrainConfig {
@@ -188,28 +218,49 @@ fn a_training_step_is_that_of_flex() {
         seed: 1,
         ..Default::default()
     };
-    let data = TrainData { train: Arc::new(image_set(IMAGES)), held_out: None };
+    let data = TrainData {
+        train: Arc::new(image_set(IMAGES)),
+        held_out: None,
+    };
     let dir = tempfile::tempdir().unwrap();
     let step = |name: &str, device: &Device| {
         let folder = RunFolder::new(dir.path().join(name));
         let outcome = train(&config, &info, &data, &folder, device, &mut Quiet).unwrap();
-        let net = checkpoint::load(&folder.last(), &Device::flex()).unwrap().net;
+        let net = checkpoint::load(&folder.last(), &Device::flex())
+            .unwrap()
+            .net;
         (outcome.epochs[0].train_loss, parts(&net))
     };
-    let start = parts(&FloatNet::init(arch, Shortcut::B, 10, config.seed, &Device::flex()));
+    let start = parts(&FloatNet::init(
+        arch,
+        Shortcut::B,
+        10,
+        config.seed,
+        &Device::flex(),
+    ));
     let (loss, expected) = step("flex", &Device::flex());
     let (got_loss, got) = step("wgpu", &wgpu);
-    assert!(got_loss.is_finite() && (got_loss - loss).abs() < 1e-3 * loss, "{got_loss} {loss}");
+    assert!(
+        got_loss.is_finite() && (got_loss - loss).abs() < 1e-3 * loss,
+        "{got_loss} {loss}"
+    );
     let mut worst: f32 = 0.0;
-    for ((name, start), ((_, expected), (_, got))) in start.into_iter().zip(expected.into_iter().zip(got)) {
+    for ((name, start), ((_, expected), (_, got))) in
+        start.into_iter().zip(expected.into_iter().zip(got))
+    {
         let change: Vec<f32> = expected.iter().zip(&start).map(|(a, b)| a - b).collect();
         let got_change: Vec<f32> = got.iter().zip(&start).map(|(a, b)| a - b).collect();
         assert!(max_abs(&change) > 0.0, "{name} did not move on flex");
         let error = relative(&got_change, &change);
         worst = worst.max(error);
-        assert!(error < 0.01, "{name}: the step differs by {error} of its largest part");
+        assert!(
+            error < 0.01,
+            "{name}: the step differs by {error} of its largest part"
+        );
     }
-    eprintln!("loss {got_loss} against {loss}; largest relative difference of a parameter's step {worst:.1e}");
+    eprintln!(
+        "loss {got_loss} against {loss}; largest relative difference of a parameter's step {worst:.1e}"
+    );
 }
 
 /// Parameters and statistics from the first layer to the last.
@@ -219,8 +270,14 @@ fn parts(net: &FloatNet) -> Vec<(String, Vec<f32>)> {
         all.push((format!("{name}, weight"), host(c.conv.weight.val())));
         all.push((format!("{name}, gamma"), host(c.bn.gamma.val())));
         all.push((format!("{name}, beta"), host(c.bn.beta.val())));
-        all.push((format!("{name}, running mean"), host(c.bn.running_mean.value())));
-        all.push((format!("{name}, running variance"), host(c.bn.running_var.value())));
+        all.push((
+            format!("{name}, running mean"),
+            host(c.bn.running_mean.value()),
+        ));
+        all.push((
+            format!("{name}, running variance"),
+            host(c.bn.running_var.value()),
+        ));
     }
     all.push(("linear".into(), host(net.linear.weight.val())));
     all

@@ -23,9 +23,17 @@ pub fn quantize<const D: usize>(x: Tensor<D>, q: &QParams) -> Tensor<D> {
     let range = q.range();
     let steps = match per_tensor(q) {
         Some(a) => {
-            let x = if a.offset == 0.0 { x } else { x.sub_scalar(a.offset) };
+            let x = if a.offset == 0.0 {
+                x
+            } else {
+                x.sub_scalar(a.offset)
+            };
             let steps = x.div_scalar(a.scale).round();
-            if a.zero_point == 0 { steps } else { steps.add_scalar(a.zero_point as f32) }
+            if a.zero_point == 0 {
+                steps
+            } else {
+                steps.add_scalar(a.zero_point as f32)
+            }
         }
         None => {
             let p = Broadcast::<D>::new(q, &x.device());
@@ -42,9 +50,17 @@ pub fn quantize<const D: usize>(x: Tensor<D>, q: &QParams) -> Tensor<D> {
 pub fn dequantize<const D: usize>(codes: Tensor<D>, q: &QParams) -> Tensor<D> {
     match per_tensor(q) {
         Some(a) => {
-            let k = if a.zero_point == 0 { codes } else { codes.sub_scalar(a.zero_point as f32) };
+            let k = if a.zero_point == 0 {
+                codes
+            } else {
+                codes.sub_scalar(a.zero_point as f32)
+            };
             let x = k.mul_scalar(a.scale);
-            if a.offset == 0.0 { x } else { x.add_scalar(a.offset) }
+            if a.offset == 0.0 {
+                x
+            } else {
+                x.add_scalar(a.offset)
+            }
         }
         None => {
             let p = Broadcast::<D>::new(q, &codes.device());
@@ -138,7 +154,11 @@ mod tests {
                 let r = bits.range(signed);
                 for zero_point in [r.lo, r.lo / 2, 0, r.hi / 2, r.hi] {
                     for offset in [0.0, -0.75, 0.3] {
-                        let a = Affine { scale: 0.5, zero_point, offset };
+                        let a = Affine {
+                            scale: 0.5,
+                            zero_point,
+                            offset,
+                        };
                         let q = QParams::per_tensor(bits, signed, a);
                         // Quarter steps: every code, every tie, and beyond both ends.
                         let x: Vec<f32> = (-600..600).map(|i| i as f32 * 0.125).collect();
@@ -168,8 +188,16 @@ mod tests {
             bits: BitWidth::new(3).unwrap(),
             signed: true,
             affine: vec![
-                Affine { scale: 1.0, zero_point: 0, offset: 0.0 },
-                Affine { scale: 0.1, zero_point: 1, offset: 0.25 },
+                Affine {
+                    scale: 1.0,
+                    zero_point: 0,
+                    offset: 0.0,
+                },
+                Affine {
+                    scale: 0.1,
+                    zero_point: 1,
+                    offset: 0.25,
+                },
             ],
         };
         let x = [[-2.4f32, 0.5, 9.0], [-0.2, 0.26, 0.5]];
@@ -190,7 +218,11 @@ mod tests {
         let per_tensor = QParams::per_tensor(
             BitWidth::new(2).unwrap(),
             false,
-            Affine { scale: 1.0, zero_point: 0, offset: 0.0 },
+            Affine {
+                scale: 1.0,
+                zero_point: 0,
+                offset: 0.0,
+            },
         );
         let per_channel = QParams {
             affine: vec![per_tensor.affine[0]; 2],

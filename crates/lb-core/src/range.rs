@@ -15,7 +15,10 @@ use lb_format::{Affine, BitWidth, QParams};
 /// # Panics
 /// If a bound is not finite.
 pub fn activation(lo: f32, hi: f32, bits: BitWidth) -> QParams {
-    assert!(lo.is_finite() && hi.is_finite(), "range {lo}..{hi} is not finite");
+    assert!(
+        lo.is_finite() && hi.is_finite(),
+        "range {lo}..{hi} is not finite"
+    );
     let (lo, hi) = (lo.min(0.0), hi.max(0.0));
     let range = bits.range(false);
     let scale = usable_scale((hi - lo) / range.steps() as f32);
@@ -83,7 +86,11 @@ pub fn lbtorch(min: f32, max: f32, bits: BitWidth) -> QParams {
 
 /// `scale`, or 1 where it is too small to divide by: then all codes are the same anyway.
 fn usable_scale(scale: f32) -> f32 {
-    if scale.is_normal() && scale > 0.0 { scale } else { 1.0 }
+    if scale.is_normal() && scale > 0.0 {
+        scale
+    } else {
+        1.0
+    }
 }
 
 #[cfg(test)]
@@ -109,11 +116,17 @@ mod tests {
 
     #[test]
     fn flat_ranges_do_not_divide_by_zero() {
-        activation(0.0, 0.0, BitWidth::EIGHT).validate("test", 1).unwrap();
+        activation(0.0, 0.0, BitWidth::EIGHT)
+            .validate("test", 1)
+            .unwrap();
         let r = BitWidth::EIGHT.range(true);
         symmetric(0.0, BitWidth::EIGHT).validate("test", r).unwrap();
-        affine(0.3, 0.3, BitWidth::EIGHT).validate("test", r).unwrap();
-        binary(0.0).validate("test", BitWidth::new(1).unwrap().range(true)).unwrap();
+        affine(0.3, 0.3, BitWidth::EIGHT)
+            .validate("test", r)
+            .unwrap();
+        binary(0.0)
+            .validate("test", BitWidth::new(1).unwrap().range(true))
+            .unwrap();
     }
 
     #[test]

@@ -39,7 +39,10 @@ pub fn qparams<const D: usize>(
         Granularity::PerChannel => weight.dims()[0],
         Granularity::PerTensor => 1,
     };
-    let values: Vec<f32> = weight.clone().try_to_vec_as().map_err(|e| CoreError::Device(e.to_string()))?;
+    let values: Vec<f32> = weight
+        .clone()
+        .try_to_vec_as()
+        .map_err(|e| CoreError::Device(e.to_string()))?;
     let bad = values.iter().filter(|v| !v.is_finite()).count() as u64;
     if bad > 0 {
         return Err(CoreError::NonFinite {
@@ -50,21 +53,28 @@ pub fn qparams<const D: usize>(
     let w: Tensor<2> = weight.detach().reshape([rows as i32, -1]);
     let bits = scheme.bits;
     let affine = match (scheme.symmetry, rule) {
-        (Symmetry::Symmetric, _) if bits.get() == 1 => {
-            host(w.abs().mean_dim(1))?.into_iter().map(range::binary).collect()
-        }
+        (Symmetry::Symmetric, _) if bits.get() == 1 => host(w.abs().mean_dim(1))?
+            .into_iter()
+            .map(range::binary)
+            .collect(),
         (Symmetry::Symmetric, rule) => {
             let max = host(w.clone().abs().max_dim(1))?;
             let shrink = match rule {
                 WeightRule::MinMax => vec![1.0; rows],
                 WeightRule::Mse => best_shrink(w, &max, bits)?,
             };
-            let scaled = max.iter().zip(shrink).map(|(m, s)| range::symmetric(m * s, bits));
+            let scaled = max
+                .iter()
+                .zip(shrink)
+                .map(|(m, s)| range::symmetric(m * s, bits));
             scaled.collect()
         }
         (Symmetry::Affine, WeightRule::MinMax) => {
             let (lo, hi) = (host(w.clone().min_dim(1))?, host(w.max_dim(1))?);
-            lo.into_iter().zip(hi).map(|(lo, hi)| range::affine(lo, hi, bits)).collect()
+            lo.into_iter()
+                .zip(hi)
+                .map(|(lo, hi)| range::affine(lo, hi, bits))
+                .collect()
         }
         (Symmetry::Affine, WeightRule::Mse) => fit(w, bits)?,
     };
@@ -83,7 +93,10 @@ fn best_shrink(w: Tensor<2>, max: &[f32], bits: BitWidth) -> Result<Vec<f32>, Co
         let q = QParams {
             bits,
             signed: true,
-            affine: max.iter().map(|m| range::symmetric(m * shrink, bits)).collect(),
+            affine: max
+                .iter()
+                .map(|m| range::symmetric(m * shrink, bits))
+                .collect(),
         };
         let d = crate::affine::dequantize(crate::affine::quantize(w.clone(), &q), &q) - w.clone();
         for (best, error) in best.iter_mut().zip(host((d.clone() * d).sum_dim(1))?) {
@@ -125,7 +138,9 @@ fn fit(w: Tensor<2>, bits: BitWidth) -> Result<Vec<Affine>, CoreError> {
         let mut scale = ((hi - lo.clone()) / r.steps() as f32).clamp_min(tiny);
         let mut offset = lo - scale.clone() * r.lo as f32;
         let round = |s: &Tensor<2>, o: &Tensor<2>| {
-            ((w.clone() - o.clone()) / s.clone()).round().clamp(r.lo as f32, r.hi as f32)
+            ((w.clone() - o.clone()) / s.clone())
+                .round()
+                .clamp(r.lo as f32, r.hi as f32)
         };
         for _ in 0..rounds {
             let k = round(&scale, &offset);
@@ -159,14 +174,23 @@ fn fit(w: Tensor<2>, bits: BitWidth) -> Result<Vec<Affine>, CoreError> {
     Ok((0..rows)
         .map(|c| match scale[c] {
             // A constant row: one code is enough, and its value is the offset.
-            s if s <= tiny * 2.0 => Affine { scale: 1.0, zero_point: 0, offset: offset[c] },
-            s => Affine { scale: s, zero_point: 0, offset: offset[c] },
+            s if s <= tiny * 2.0 => Affine {
+                scale: 1.0,
+                zero_point: 0,
+                offset: offset[c],
+            },
+            s => Affine {
+                scale: s,
+                zero_point: 0,
+                offset: offset[c],
+            },
         })
         .collect())
 }
 
 fn host(x: Tensor<2>) -> Result<Vec<f32>, CoreError> {
-    x.try_into_vec_as().map_err(|e| CoreError::Device(e.to_string()))
+    x.try_into_vec_as()
+        .map_err(|e| CoreError::Device(e.to_string()))
 }
 
 #[cfg(test)]
@@ -178,7 +202,9 @@ mod tests {
     fn weights(rows: usize, n: usize) -> Tensor<2> {
         let mut state = 7u64;
         let mut uniform = move || {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            state = state
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
             (state >> 40) as f32 / (1u64 << 24) as f32
         };
         let values: Vec<f32> = (0..rows * n)
@@ -193,19 +219,31 @@ mod tests {
     }
 
     fn scheme(bits: u8, symmetry: Symmetry) -> QScheme {
-        QScheme::weight(BitWidth::new(bits).unwrap(), symmetry, Granularity::PerChannel)
+        QScheme::weight(
+            BitWidth::new(bits).unwrap(),
+            symmetry,
+            Granularity::PerChannel,
+        )
     }
 
     #[test]
     fn searching_never_loses_to_the_full_range() {
         let w = weights(8, 144);
         for bits in [1, 2, 3, 4, 5, 6, 7, 8, 16] {
-            let e = |symmetry, rule| error(&w, &qparams(w.clone(), scheme(bits, symmetry), rule).unwrap());
+            let e = |symmetry, rule| {
+                error(
+                    &w,
+                    &qparams(w.clone(), scheme(bits, symmetry), rule).unwrap(),
+                )
+            };
             let full = e(Symmetry::Symmetric, WeightRule::MinMax);
             let searched = e(Symmetry::Symmetric, WeightRule::Mse);
             let fitted = e(Symmetry::Affine, WeightRule::Mse);
             assert!(searched <= full, "{bits} bits: {searched} > {full}");
-            assert!(fitted <= searched * 1.001 + 1e-6, "{bits} bits: {fitted} > {searched}");
+            assert!(
+                fitted <= searched * 1.001 + 1e-6,
+                "{bits} bits: {fitted} > {searched}"
+            );
             if (2..=4).contains(&bits) {
                 assert!(fitted < full * 0.9, "{bits} bits: {fitted} against {full}");
             }
@@ -226,7 +264,12 @@ mod tests {
     #[test]
     fn one_symmetric_bit_is_sign_times_mean() {
         let w = Tensor::<2>::from_data([[0.1f32, -0.3, 0.5, -0.7]], &Device::flex());
-        let q = qparams(w.clone(), scheme(1, Symmetry::Symmetric), WeightRule::MinMax).unwrap();
+        let q = qparams(
+            w.clone(),
+            scheme(1, Symmetry::Symmetric),
+            WeightRule::MinMax,
+        )
+        .unwrap();
         let back: Vec<f32> = dequantize(quantize(w, &q), &q).try_to_vec_as().unwrap();
         for (b, e) in back.into_iter().zip([0.4, -0.4, 0.4, -0.4]) {
             assert!((b - e).abs() < 1e-6, "{b} {e}");

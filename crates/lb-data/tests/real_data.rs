@@ -1,14 +1,13 @@
 //! The real CIFAR-10 that lies beside the checkout. Skipped by name where it does not.
 
-mod common;
-
-use std::path::PathBuf;
+#[path = "common/shared.rs"]
+mod shared;
 
 use lb_data::{CIFAR10_CLASSES, DataSource, Normalization, Split, load};
 
 #[test]
 fn clean_cifar10() {
-    let Some(path) = common::shared("clean_cifar10", "cifar10-clean") else {
+    let Some(path) = shared::shared("clean_cifar10", "cifar10-clean") else {
         return;
     };
     let data = DataSource::open(path.to_str().unwrap())
@@ -46,31 +45,9 @@ fn clean_cifar10() {
     }
 }
 
-/// The JPEG folder in `LB_JPEG_DIR`, or unpacked from the shared archive by the system's tar.
-fn jpeg_folder(test: &str) -> Option<(PathBuf, Option<tempfile::TempDir>)> {
-    if let Some(path) = std::env::var_os("LB_JPEG_DIR") {
-        return Some((path.into(), None));
-    }
-    let archive = common::shared(test, "cifar10-jpeg.tar.xz")?;
-    let folder = tempfile::tempdir().unwrap();
-    let unpacked = std::process::Command::new("tar")
-        .args([
-            "xf".as_ref(),
-            archive.as_os_str(),
-            "-C".as_ref(),
-            folder.path().as_os_str(),
-        ])
-        .status();
-    if !unpacked.is_ok_and(|status| status.success()) {
-        eprintln!("SKIPPED {test}: no system tar with xz");
-        return None;
-    }
-    Some((folder.path().to_owned(), Some(folder)))
-}
-
 #[test]
 fn jpeg_cifar10() {
-    let Some((path, _folder)) = jpeg_folder("jpeg_cifar10") else {
+    let Some((path, _folder)) = shared::jpeg_folder("jpeg_cifar10") else {
         return;
     };
     let data = DataSource::open(path.to_str().unwrap())
@@ -83,7 +60,7 @@ fn jpeg_cifar10() {
 
     // The recompressed pictures are those of the clean set, a little changed: each of the first
     // clean test images has a near twin among the pictures of its class.
-    let Some(clean) = common::shared("jpeg_cifar10 (comparison)", "cifar10-clean") else {
+    let Some(clean) = shared::shared("jpeg_cifar10 (comparison)", "cifar10-clean") else {
         return;
     };
     let clean = load(clean.to_str().unwrap(), Split::Test).unwrap();
@@ -106,7 +83,7 @@ fn jpeg_cifar10() {
 
 #[test]
 fn jpeg_cifar10_as_xz_is_refused_with_the_command() {
-    let Some(path) = common::shared("jpeg_cifar10_as_xz", "cifar10-jpeg.tar.xz") else {
+    let Some(path) = shared::shared("jpeg_cifar10_as_xz", "cifar10-jpeg.tar.xz") else {
         return;
     };
     let error = load(path.to_str().unwrap(), Split::Test).unwrap_err();

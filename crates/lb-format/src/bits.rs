@@ -116,10 +116,7 @@ mod tests {
                 assert!(r.contains(0));
             }
         }
-        assert_eq!(
-            BitWidth::EIGHT.range(true),
-            CodeRange { lo: -128, hi: 127 }
-        );
+        assert_eq!(BitWidth::EIGHT.range(true), CodeRange { lo: -128, hi: 127 });
         assert_eq!(BitWidth(1).range(true), CodeRange { lo: -1, hi: 0 });
     }
 

@@ -20,8 +20,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::network::{Recipe, Weight};
 use crate::{
-    Activation, Affine, BitWidth, FormatError, Layer, LayerKind, NetworkInfo, PackedTensor, QParams,
-    QuantizedNetwork, atomic,
+    Activation, Affine, BitWidth, FormatError, Layer, LayerKind, NetworkInfo, PackedTensor,
+    QParams, QuantizedNetwork, atomic,
 };
 
 /// Newest format version.
@@ -96,7 +96,12 @@ pub fn to_bytes(network: &QuantizedNetwork) -> Result<Vec<u8>, FormatError> {
         match &layer.weight {
             Weight::Codes { codes, qparams } => {
                 let rows = codes.shape()[0];
-                put("codes", Dtype::U8, vec![rows, codes.bytes().len() / rows], codes.bytes().to_vec());
+                put(
+                    "codes",
+                    Dtype::U8,
+                    vec![rows, codes.bytes().len() / rows],
+                    codes.bytes().to_vec(),
+                );
                 let n = qparams.affine.len();
                 let floats = |f: fn(&Affine) -> f32| f32_bytes(qparams.affine.iter().map(f));
                 put("scale", Dtype::F32, vec![n], floats(|a| a.scale));
@@ -104,15 +109,28 @@ pub fn to_bytes(network: &QuantizedNetwork) -> Result<Vec<u8>, FormatError> {
                     put("offset", Dtype::F32, vec![n], floats(|a| a.offset));
                 }
                 if qparams.affine.iter().any(|a| a.zero_point != 0) {
-                    let zps = qparams.affine.iter().flat_map(|a| a.zero_point.to_le_bytes());
+                    let zps = qparams
+                        .affine
+                        .iter()
+                        .flat_map(|a| a.zero_point.to_le_bytes());
                     put("zero_point", Dtype::I32, vec![n], zps.collect());
                 }
             }
             Weight::Float { shape, values } => {
-                put("weight", Dtype::F32, shape.clone(), f32_bytes(values.iter().copied()));
+                put(
+                    "weight",
+                    Dtype::F32,
+                    shape.clone(),
+                    f32_bytes(values.iter().copied()),
+                );
             }
         }
-        put("bias", Dtype::F32, vec![layer.bias.len()], f32_bytes(layer.bias.iter().copied()));
+        put(
+            "bias",
+            Dtype::F32,
+            vec![layer.bias.len()],
+            f32_bytes(layer.bias.iter().copied()),
+        );
     }
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
 
@@ -139,10 +157,17 @@ pub fn to_bytes(network: &QuantizedNetwork) -> Result<Vec<u8>, FormatError> {
             .collect(),
         activations: network.activations.clone(),
     };
-    header.crc32 = checksum(&header, tensors.iter().map(|(name, _, _, b)| (name.as_str(), b.as_slice())))?;
+    header.crc32 = checksum(
+        &header,
+        tensors
+            .iter()
+            .map(|(name, _, _, b)| (name.as_str(), b.as_slice())),
+    )?;
     let views = tensors
         .iter()
-        .map(|(name, dtype, shape, bytes)| Ok((name, TensorView::new(*dtype, shape.clone(), bytes)?)))
+        .map(|(name, dtype, shape, bytes)| {
+            Ok((name, TensorView::new(*dtype, shape.clone(), bytes)?))
+        })
         .collect::<Result<Vec<_>, FormatError>>()?;
     let metadata = HashMap::from([(KEY.to_string(), json(&header)?)]);
     Ok(safetensors::serialize(views, Some(metadata))?)
@@ -164,7 +189,8 @@ pub fn from_bytes(bytes: &[u8]) -> Result<QuantizedNetwork, FormatError> {
     struct Version {
         version: u32,
     }
-    let broken = |e: serde_json::Error| FormatError::NotQuantized(format!("its `{KEY}` entry: {e}"));
+    let broken =
+        |e: serde_json::Error| FormatError::NotQuantized(format!("its `{KEY}` entry: {e}"));
     let Version { version } = serde_json::from_str(header).map_err(broken)?;
     if version != VERSION {
         return Err(FormatError::Version {
@@ -273,7 +299,8 @@ fn checksum<'a>(
     header: &Header,
     tensors: impl Iterator<Item = (&'a str, &'a [u8])>,
 ) -> Result<u32, FormatError> {
-    let mut value = serde_json::to_value(header).map_err(|e| FormatError::invalid("header", e.to_string()))?;
+    let mut value =
+        serde_json::to_value(header).map_err(|e| FormatError::invalid("header", e.to_string()))?;
     value["crc32"] = 0.into();
     let mut crc = crc32fast::Hasher::new();
     crc.update(value.to_string().as_bytes());

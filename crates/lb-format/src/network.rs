@@ -154,7 +154,10 @@ impl QuantizedNetwork {
         for layer in &self.layers {
             layer.validate()?;
             if !names.insert(&layer.name) {
-                return Err(FormatError::invalid("layers", format!("`{}` stands twice", layer.name)));
+                return Err(FormatError::invalid(
+                    "layers",
+                    format!("`{}` stands twice", layer.name),
+                ));
             }
         }
         for act in &self.activations {
@@ -205,15 +208,25 @@ impl NetworkInfo {
     /// Names the first value that is wrong.
     pub fn validate(&self) -> Result<(), FormatError> {
         if self.mean.iter().any(|m| !m.is_finite()) {
-            return Err(FormatError::invalid("mean", format!("{:?} is not finite", self.mean)));
+            return Err(FormatError::invalid(
+                "mean",
+                format!("{:?} is not finite", self.mean),
+            ));
         }
         if self.std.iter().any(|s| !(s.is_normal() && *s > 0.0)) {
-            return Err(FormatError::invalid("std", format!("{:?} is not positive", self.std)));
+            return Err(FormatError::invalid(
+                "std",
+                format!("{:?} is not positive", self.std),
+            ));
         }
         if !(2..=Self::MAX_CLASSES).contains(&self.classes.len()) {
             return Err(FormatError::invalid(
                 "classes",
-                format!("{}, expected 2 to {}", self.classes.len(), Self::MAX_CLASSES),
+                format!(
+                    "{}, expected 2 to {}",
+                    self.classes.len(),
+                    Self::MAX_CLASSES
+                ),
             ));
         }
         Ok(())
@@ -237,7 +250,10 @@ impl Layer {
             LayerKind::Linear => 2,
         };
         if shape.len() != axes || shape.contains(&0) {
-            return Err(FormatError::invalid(what, format!("shape {shape:?}, expected {axes} axes")));
+            return Err(FormatError::invalid(
+                what,
+                format!("shape {shape:?}, expected {axes} axes"),
+            ));
         }
         if self.bias.len() != shape[0] || self.bias.iter().any(|b| !b.is_finite()) {
             return Err(FormatError::invalid(
@@ -248,7 +264,10 @@ impl Layer {
         match &self.weight {
             Weight::Codes { codes, qparams } => {
                 if (codes.bits(), codes.signed()) != (qparams.bits, qparams.signed) {
-                    return Err(FormatError::invalid(what, "codes and scales differ in width"));
+                    return Err(FormatError::invalid(
+                        what,
+                        "codes and scales differ in width",
+                    ));
                 }
                 qparams.validate(&what, shape[0])
             }

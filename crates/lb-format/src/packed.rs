@@ -107,7 +107,13 @@ impl PackedTensor {
         let mut codes = Vec::with_capacity(layout.rows * layout.row_len);
         if layout.row_len > 0 {
             for row in self.bytes.chunks_exact(layout.row_bytes) {
-                unpack_row(row, layout.row_len, lo, u32::from(self.bits.get()), &mut codes);
+                unpack_row(
+                    row,
+                    layout.row_len,
+                    lo,
+                    u32::from(self.bits.get()),
+                    &mut codes,
+                );
             }
         }
         codes
@@ -143,7 +149,8 @@ struct Layout {
 
 impl Layout {
     fn new(shape: &[usize], bits: BitWidth) -> Result<Self, FormatError> {
-        let too_large = || FormatError::invalid("packed tensor", format!("shape {shape:?} overflows"));
+        let too_large =
+            || FormatError::invalid("packed tensor", format!("shape {shape:?} overflows"));
         let (&rows, rest) = shape
             .split_first()
             .ok_or_else(|| FormatError::invalid("packed tensor", "a shape needs an axis"))?;

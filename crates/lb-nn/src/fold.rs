@@ -38,7 +38,12 @@ mod tests {
     fn folded_equals_unfolded() {
         let device = Device::flex();
         for (kernel, stride, padding) in [(3, 1, 1), (3, 2, 1), (1, 2, 0), (3, 1, 0)] {
-            let config = ConvBnConfig { channels: [5, 7], kernel, stride, padding };
+            let config = ConvBnConfig {
+                channels: [5, 7],
+                kernel,
+                stride,
+                padding,
+            };
             let mut layer = config.init(&device);
             let random = |lo, hi| Tensor::<1>::random([7], Distribution::Uniform(lo, hi), &device);
             layer.bn.gamma = Param::from_tensor(random(-1.5, 1.5));

@@ -40,7 +40,10 @@ impl Act for ObservedAct {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let x = self.nonlinearity.apply(x);
         if let Some(shared) = &self.statistics {
-            shared.lock().expect("an observer panicked").observe(x.clone());
+            shared
+                .lock()
+                .expect("an observer panicked")
+                .observe(x.clone());
         }
         x
     }
@@ -58,6 +61,10 @@ mod tests {
         act.clone().forward(x);
         let s = act.statistics().unwrap();
         assert_eq!((s.min(), s.max()), (0.0, 2.0));
-        assert!(ObservedAct::new(Nonlinearity::Relu, false).statistics().is_none());
+        assert!(
+            ObservedAct::new(Nonlinearity::Relu, false)
+                .statistics()
+                .is_none()
+        );
     }
 }

@@ -32,7 +32,10 @@ impl QuantConv2d {
     /// makes none of these.
     pub fn quantize(conv: Conv2d, qparams: Option<QParams>) -> Self {
         let PaddingConfig2d::Explicit(padding, a, b, c) = conv.padding else {
-            panic!("convolutions here have explicit padding, not {:?}", conv.padding);
+            panic!(
+                "convolutions here have explicit padding, not {:?}",
+                conv.padding
+            );
         };
         assert!(
             conv.stride[0] == conv.stride[1]
@@ -125,7 +128,12 @@ mod tests {
         let device = Device::flex();
         for bits in BitWidth::ALL {
             for rule in [WeightRule::MinMax, WeightRule::Mse] {
-                let config = ConvBnConfig { channels: [3, 5], kernel: 3, stride: 2, padding: 1 };
+                let config = ConvBnConfig {
+                    channels: [3, 5],
+                    kernel: 3,
+                    stride: 2,
+                    padding: 1,
+                };
                 let conv = fold::fold(config.init(&device));
                 let scheme = QScheme::weight(bits, Symmetry::Affine, Granularity::PerChannel);
                 let q = weight::qparams(conv.weight.val(), scheme, rule).unwrap();

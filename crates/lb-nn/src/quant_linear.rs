@@ -67,7 +67,10 @@ impl QuantLinear {
     /// If the layer is not linear.
     pub fn from_format(layer: &Layer, device: &Device) -> Result<Self, FormatError> {
         if layer.kind != LayerKind::Linear {
-            return Err(FormatError::invalid(format!("layer `{}`", layer.name), "is not linear"));
+            return Err(FormatError::invalid(
+                format!("layer `{}`", layer.name),
+                "is not linear",
+            ));
         }
         let (weight, qparams) = quant_weight::from_format(&layer.weight, device)?;
         Ok(Self {
@@ -97,9 +100,15 @@ mod tests {
         let x = Tensor::<2>::random([3, 6], Distribution::Normal(0.0, 1.0), &device);
         let float = linear.forward(x.clone());
         let layer = QuantLinear::quantize(linear, None);
-        let error = (layer.forward(x.clone()) - float).abs().max().into_scalar::<f32>();
+        let error = (layer.forward(x.clone()) - float)
+            .abs()
+            .max()
+            .into_scalar::<f32>();
         assert!(error < 1e-6, "{error}");
         let back = QuantLinear::from_format(&layer.to_format("x").unwrap(), &device).unwrap();
-        assert_eq!(back.forward(x.clone()).into_data(), layer.forward(x).into_data());
+        assert_eq!(
+            back.forward(x.clone()).into_data(),
+            layer.forward(x).into_data()
+        );
     }
 }

@@ -44,7 +44,10 @@ pub(crate) fn from_format<const D: usize>(
     device: &Device,
 ) -> Result<(Tensor<D>, Option<QParams>), FormatError> {
     let shape: [usize; D] = weight.shape().try_into().map_err(|_| {
-        FormatError::invalid("weight", format!("shape {:?}, expected {D} axes", weight.shape()))
+        FormatError::invalid(
+            "weight",
+            format!("shape {:?}, expected {D} axes", weight.shape()),
+        )
     })?;
     let values = weight.dequantize();
     let tensor = Tensor::<1>::from_data(values.as_slice(), device).reshape(shape);

@@ -77,7 +77,8 @@ impl Dataset<Sample> for Epoch {
         };
         let mut pixels = vec![0; self.set.image_bytes()];
         let size = (self.set.height(), self.set.width());
-        self.augment.apply(self.set.image(index), size, key, &mut pixels);
+        self.augment
+            .apply(self.set.image(index), size, key, &mut pixels);
         Ok(Sample {
             pixels,
             label: self.set.label(index),

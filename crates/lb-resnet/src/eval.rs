@@ -51,8 +51,9 @@ pub fn evaluate<C: Conv, A: Act, L: Dense>(
 /// If the device fails.
 pub fn top1(logits: Tensor<2>) -> Result<Vec<usize>, ResnetError> {
     let [_, classes] = logits.dims();
-    let values: Vec<f32> =
-        logits.try_into_vec_as().map_err(|e| ResnetError::Device(e.to_string()))?;
+    let values: Vec<f32> = logits
+        .try_into_vec_as()
+        .map_err(|e| ResnetError::Device(e.to_string()))?;
     Ok(values
         .chunks_exact(classes)
         .map(|row| (0..classes).fold(0, |best, c| if row[c] > row[best] { c } else { best }))

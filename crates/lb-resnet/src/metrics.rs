@@ -53,7 +53,10 @@ impl Confusion {
     /// # Panics
     /// If a class is out of range.
     pub fn add(&mut self, truth: usize, predicted: usize) {
-        assert!(truth < self.classes && predicted < self.classes, "class out of range");
+        assert!(
+            truth < self.classes && predicted < self.classes,
+            "class out of range"
+        );
         self.counts[truth * self.classes + predicted] += 1;
     }
 
@@ -90,7 +93,11 @@ impl Confusion {
         let total = self.counts.iter().sum();
         let correct = (0..self.classes).map(|c| self.count(c, c)).sum();
         Metrics {
-            accuracy: if total == 0 { 0.0 } else { correct as f64 / total as f64 },
+            accuracy: if total == 0 {
+                0.0
+            } else {
+                correct as f64 / total as f64
+            },
             precision: mean(|c| c.precision),
             recall: mean(|c| c.recall),
             f1: mean(|c| c.f1),
@@ -122,6 +129,9 @@ mod tests {
     #[test]
     fn nothing_is_zero_and_not_nan() {
         let m = Confusion::new(10).metrics();
-        assert_eq!((m.accuracy, m.precision, m.recall, m.f1), (0.0, 0.0, 0.0, 0.0));
+        assert_eq!(
+            (m.accuracy, m.precision, m.recall, m.f1),
+            (0.0, 0.0, 0.0, 0.0)
+        );
     }
 }

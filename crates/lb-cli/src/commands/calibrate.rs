@@ -22,26 +22,46 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
     let train = source.load(Split::Train)?;
     let drawn = train.subset(&train.sample_indices(args.samples, args.seed));
     if drawn.len() < args.samples {
-        eprintln!("warning: only {} training images, all are used", drawn.len());
+        eprintln!(
+            "warning: only {} training images, all are used",
+            drawn.len()
+        );
     }
     let out = args.out.clone().unwrap_or_else(|| model.quantized_folder());
     if !args.json {
         println!("model:       {}", model.described);
-        println!("calibration: {}, seed {}, without labels", drawn.source(), args.seed);
+        println!(
+            "calibration: {}, seed {}, without labels",
+            drawn.source(),
+            args.seed
+        );
     }
 
     let folded = ptq::fold(model.checkpoint.net.clone());
     let normalization = model.checkpoint.normalization();
     let bar = Images::new("observing", drawn.len());
-    let calibration =
-        ptq::observe(&folded, &drawn, &normalization, &device, &mut |done| bar.set(done))?;
+    let calibration = ptq::observe(&folded, &drawn, &normalization, &device, &mut |done| {
+        bar.set(done)
+    })?;
     drop(bar);
 
     let float_bytes = 4 * parameters(&model.checkpoint) as u64;
-    let mut rows = Rows::new(&["file", "widths", "bytes", "of float", "of int8", "last SQNR dB"]);
+    let mut rows = Rows::new(&[
+        "file",
+        "widths",
+        "bytes",
+        "of float",
+        "of int8",
+        "last SQNR dB",
+    ]);
     // What int8 takes is measured too, not reckoned: same writer, same layers.
-    let int8 = Options { method: args.method, ..Options::new("8".parse().map_err(anyhow::Error::msg)?) };
-    let int8_bytes = packed(&model, &calibration, &folded, &int8, &drawn, args.seed)?.1.len() as u64;
+    let int8 = Options {
+        method: args.method,
+        ..Options::new("8".parse().map_err(anyhow::Error::msg)?)
+    };
+    let int8_bytes = packed(&model, &calibration, &folded, &int8, &drawn, args.seed)?
+        .1
+        .len() as u64;
     for &widths in &args.bits {
         let options = Options {
             widths,
@@ -54,8 +74,14 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
         let path = out.join(file_name(&model, &options));
         lb_format::atomic::write(&path, &bytes)?;
         let simulated = ptq::unpack(&network, &device)?;
-        let layers =
-            report::layers(&folded, &simulated, &network, &drawn, &normalization, &device)?;
+        let layers = report::layers(
+            &folded,
+            &simulated,
+            &network,
+            &drawn,
+            &normalization,
+            &device,
+        )?;
         let size = bytes.len() as u64;
         if args.json {
             println!(
@@ -77,12 +103,25 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
             thousands(size),
             format!("1/{:.1}", float_bytes as f64 / size as f64),
             format!("1/{:.1}", int8_bytes as f64 / size as f64),
-            layers.last().map_or(String::new(), |l| format!("{:.1}", l.output_db)),
+            layers
+                .last()
+                .map_or(String::new(), |l| format!("{:.1}", l.output_db)),
         ]);
     }
     if !args.json {
-        println!("float:       {} bytes of parameters", thousands(float_bytes));
-        println!("method:      {}{}\n", args.method, if args.bias_correction { " with bias correction" } else { "" });
+        println!(
+            "float:       {} bytes of parameters",
+            thousands(float_bytes)
+        );
+        println!(
+            "method:      {}{}\n",
+            args.method,
+            if args.bias_correction {
+                " with bias correction"
+            } else {
+                ""
+            }
+        );
         rows.print();
         println!("\nnext: lb eval {} {}", model.path.display(), out.display());
     }
@@ -137,7 +176,13 @@ fn file_name(model: &Model, o: &Options) -> PathBuf {
 
 fn print_layers(path: &Path, options: &Options, layers: &[LayerReport]) {
     println!("\n{} ({options})\n", path.display());
-    let mut rows = Rows::new(&["layer", "weight bits", "bytes", "weight SQNR dB", "output SQNR dB"]);
+    let mut rows = Rows::new(&[
+        "layer",
+        "weight bits",
+        "bytes",
+        "weight SQNR dB",
+        "output SQNR dB",
+    ]);
     for l in layers {
         rows.add(vec![
             l.layer.clone(),

@@ -40,7 +40,11 @@ fn info(spec: Option<&str>) -> Result<()> {
     let mut rows = Rows::new(&["class", "train", "test"]);
     let (train, test) = (data.train.class_counts(), data.test.class_counts());
     for (i, name) in data.train.class_names().iter().enumerate() {
-        rows.add(vec![name.clone(), thousands(train[i] as u64), thousands(test[i] as u64)]);
+        rows.add(vec![
+            name.clone(),
+            thousands(train[i] as u64),
+            thousands(test[i] as u64),
+        ]);
     }
     let total = |split: Split| match split {
         Split::Train => thousands(data.train.len() as u64),

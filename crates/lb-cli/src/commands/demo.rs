@@ -23,7 +23,10 @@ pub fn run(args: &DemoArgs) -> Result<()> {
     let source = model_file::data(Some("synthetic"), &model.checkpoint.info)?;
     let (train, test) = (source.load(Split::Train)?, source.load(Split::Test)?);
     let drawn = train.subset(&train.sample_indices(SAMPLES, 0));
-    println!("network:     {} {}, trained by `lb train`", model.described, model.checkpoint.info.arch);
+    println!(
+        "network:     {} {}, trained by `lb train`",
+        model.described, model.checkpoint.info.arch
+    );
     println!("calibration: {}, without labels", drawn.source());
     println!("evaluation:  {}", test.source());
     println!("device:      {}\n", backend::describe(&device));
@@ -31,8 +34,9 @@ pub fn run(args: &DemoArgs) -> Result<()> {
     let folded = ptq::fold(model.checkpoint.net.clone());
     let normalization = model.checkpoint.normalization();
     let bar = Images::new("observing", drawn.len());
-    let calibration =
-        ptq::observe(&folded, &drawn, &normalization, &device, &mut |done| bar.set(done))?;
+    let calibration = ptq::observe(&folded, &drawn, &normalization, &device, &mut |done| {
+        bar.set(done)
+    })?;
     drop(bar);
 
     let mut results = Results::default();
@@ -62,9 +66,21 @@ fn rows_of_interest() -> Result<Vec<Options>> {
         Ok(Options::new(bits.parse().map_err(anyhow::Error::msg)?))
     };
     let mut all = vec![at("16")?, at("8")?, at("4")?, at("2")?];
-    all.push(Options { edge_bits: None, ..at("4")? });
-    all.push(Options { residual_bits: Some(BitWidth::EIGHT), ..at("w2a4")? });
-    all.push(Options { method: Method::Lbtorch, ..at("4")? });
-    all.push(Options { method: Method::Lbtorch, ..at("2")? });
+    all.push(Options {
+        edge_bits: None,
+        ..at("4")?
+    });
+    all.push(Options {
+        residual_bits: Some(BitWidth::EIGHT),
+        ..at("w2a4")?
+    });
+    all.push(Options {
+        method: Method::Lbtorch,
+        ..at("4")?
+    });
+    all.push(Options {
+        method: Method::Lbtorch,
+        ..at("2")?
+    });
     Ok(all)
 }

@@ -139,9 +139,17 @@ fn on<C: Conv, A: Act, L: Dense>(
     set: &ImageSet,
     device: &Device,
 ) -> Result<Confusion> {
-    let label = Path::new(name).file_name().map_or(name.into(), |n| n.to_string_lossy());
+    let label = Path::new(name)
+        .file_name()
+        .map_or(name.into(), |n| n.to_string_lossy());
     let bar = Images::new(&label, set.len());
-    Ok(evaluate(net, set, &normalization(info), device, &mut |done| bar.set(done))?)
+    Ok(evaluate(
+        net,
+        set,
+        &normalization(info),
+        device,
+        &mut |done| bar.set(done),
+    )?)
 }
 
 /// What was evaluated, as a table.
@@ -169,8 +177,15 @@ impl Results {
     /// Prints the table.
     pub fn print(&self) {
         let mut rows = Rows::new(&[
-            "network", "widths", "arithmetic", "accuracy %", "precision %", "recall %", "F1 %",
-            "right", "bytes",
+            "network",
+            "widths",
+            "arithmetic",
+            "accuracy %",
+            "precision %",
+            "recall %",
+            "F1 %",
+            "right",
+            "bytes",
         ]);
         for (row, _) in &self.0 {
             rows.add(row.clone());
@@ -184,7 +199,13 @@ impl Results {
             let mut rows = Rows::new(&["class", "precision %", "recall %", "F1 %", "images"]);
             for (name, c) in set.class_names().iter().zip(confusion.per_class()) {
                 let images = thousands(c.images);
-                rows.add(vec![name.clone(), percent(c.precision), percent(c.recall), percent(c.f1), images]);
+                rows.add(vec![
+                    name.clone(),
+                    percent(c.precision),
+                    percent(c.recall),
+                    percent(c.f1),
+                    images,
+                ]);
             }
             rows.print();
         }
@@ -199,7 +220,10 @@ fn subjects(paths: &[PathBuf], device: &Device) -> Result<Vec<Subject>> {
         let folder = model.quantized_folder();
         subjects.push(Subject::Float(Box::new(model)));
         if !folder.is_dir() {
-            eprintln!("note: no packed files in {}; `lb calibrate` writes them", folder.display());
+            eprintln!(
+                "note: no packed files in {}; `lb calibrate` writes them",
+                folder.display()
+            );
             return Ok(subjects);
         }
         for file in model_file::expand(&folder)? {

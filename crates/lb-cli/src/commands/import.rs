@@ -38,7 +38,10 @@ pub fn run(args: &ImportArgs) -> Result<()> {
         request.classes.len()
     );
     println!("checkpoint: {}", out.display());
-    println!("next: lb calibrate --model {} --bits 2,4,8,16", out.display());
+    println!(
+        "next: lb calibrate --model {} --bits 2,4,8,16",
+        out.display()
+    );
     Ok(())
 }
 

@@ -15,7 +15,10 @@ pub fn run(args: &InspectArgs) -> Result<()> {
     }
     let model = Model::find(Some(&args.file), &Device::flex())?;
     network(&model.checkpoint.info);
-    println!("parameters:    {}", thousands(parameters(&model.checkpoint) as u64));
+    println!(
+        "parameters:    {}",
+        thousands(parameters(&model.checkpoint) as u64)
+    );
     println!("training:      {}", model.checkpoint.training);
     Ok(())
 }
@@ -33,17 +36,26 @@ fn packed(args: &InspectArgs) -> Result<()> {
     let net = lb_format::read(&args.file)?;
     network(&net.info);
     let r = &net.recipe;
-    println!("quantized:     {}, method {}, by {}", r.widths, r.method, r.producer);
+    println!(
+        "quantized:     {}, method {}, by {}",
+        r.widths, r.method, r.producer
+    );
     println!("calibrated on: {}, seed {}\n", r.calibrated_on, r.seed);
     let mut rows = Rows::new(&["layer", "shape", "weight bits", "scales", "offsets"]);
     for l in &net.layers {
         let (scales, offsets) = match &l.weight {
-            lb_format::Weight::Codes { qparams: q, .. } => {
-                (q.affine.len(), q.affine.iter().filter(|a| a.offset != 0.0).count())
-            }
+            lb_format::Weight::Codes { qparams: q, .. } => (
+                q.affine.len(),
+                q.affine.iter().filter(|a| a.offset != 0.0).count(),
+            ),
             lb_format::Weight::Float { .. } => (0, 0),
         };
-        let shape = l.weight.shape().iter().map(ToString::to_string).collect::<Vec<_>>();
+        let shape = l
+            .weight
+            .shape()
+            .iter()
+            .map(ToString::to_string)
+            .collect::<Vec<_>>();
         rows.add(vec![
             l.name.clone(),
             shape.join("×"),
@@ -59,9 +71,19 @@ fn packed(args: &InspectArgs) -> Result<()> {
         rows.add(match &a.qparams {
             Some(q) => {
                 let c = q.channel(0);
-                vec![a.name.clone(), q.bits.to_string(), format!("{:.6}", c.scale), c.zero_point.to_string()]
+                vec![
+                    a.name.clone(),
+                    q.bits.to_string(),
+                    format!("{:.6}", c.scale),
+                    c.zero_point.to_string(),
+                ]
             }
-            None => vec![a.name.clone(), "passes".into(), String::new(), String::new()],
+            None => vec![
+                a.name.clone(),
+                "passes".into(),
+                String::new(),
+                String::new(),
+            ],
         });
     }
     rows.print();

@@ -48,7 +48,10 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     };
     let info = NetworkInfo {
         arch: args.arch.name.into(),
-        shortcut: args.shortcut.unwrap_or(args.arch.default_shortcut).to_string(),
+        shortcut: args
+            .shortcut
+            .unwrap_or(args.arch.default_shortcut)
+            .to_string(),
         classes: all.class_names().to_vec(),
         mean: normalization.mean,
         std: normalization.std,
@@ -92,12 +95,18 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         return Ok(());
     }
     let score = |m: &&lb_resnet::train::EpochMetrics| m.held_out_accuracy.unwrap_or(m.epoch as f64);
-    let best = outcome.epochs.iter().max_by(|a, b| score(a).total_cmp(&score(b)));
+    let best = outcome
+        .epochs
+        .iter()
+        .max_by(|a, b| score(a).total_cmp(&score(b)));
     if let Some(best) = best {
         println!("best {}", epoch_line(best, config.epochs));
     }
     println!("checkpoint: {}", folder.best().display());
-    println!("next: lb calibrate --model {} --bits 2,4,8,16", folder.best().display());
+    println!(
+        "next: lb calibrate --model {} --bits 2,4,8,16",
+        folder.best().display()
+    );
     Ok(())
 }
 
@@ -105,7 +114,11 @@ fn config(args: &TrainArgs) -> TrainConfig {
     let augment = match args.no_augment {
         true => AugmentConfig::none(),
         false => AugmentConfig {
-            pad_mode: if args.reflect { PadMode::Reflect } else { PadMode::Zero },
+            pad_mode: if args.reflect {
+                PadMode::Reflect
+            } else {
+                PadMode::Zero
+            },
             color_jitter: args.color_jitter,
             cutout: args.cutout,
             ..AugmentConfig::default()

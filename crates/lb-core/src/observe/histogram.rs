@@ -31,13 +31,21 @@ impl Histogram {
     /// Adds finite values whose magnitude is at most `max_abs`.
     pub fn add(&mut self, values: &[f32], max_abs: f32) {
         self.cover(max_abs);
-        let per_unit = if self.limit > 0.0 { BINS as f32 / self.limit } else { 0.0 };
+        let per_unit = if self.limit > 0.0 {
+            BINS as f32 / self.limit
+        } else {
+            0.0
+        };
         for &v in values {
             if v == 0.0 {
                 self.zeros += 1;
             } else {
                 let bin = ((v.abs() * per_unit) as usize).min(BINS - 1);
-                let side = if v > 0.0 { &mut self.positive } else { &mut self.negative };
+                let side = if v > 0.0 {
+                    &mut self.positive
+                } else {
+                    &mut self.negative
+                };
                 side[bin] += 1;
             }
         }
@@ -68,8 +76,17 @@ impl Histogram {
     pub fn bins(&self) -> impl Iterator<Item = (f32, u64)> + '_ {
         let w = self.bin_width();
         let centre = move |i: usize| (i as f32 + 0.5) * w;
-        let negative = self.negative.iter().enumerate().rev().map(move |(i, &n)| (-centre(i), n));
-        let positive = self.positive.iter().enumerate().map(move |(i, &n)| (centre(i), n));
+        let negative = self
+            .negative
+            .iter()
+            .enumerate()
+            .rev()
+            .map(move |(i, &n)| (-centre(i), n));
+        let positive = self
+            .positive
+            .iter()
+            .enumerate()
+            .map(move |(i, &n)| (centre(i), n));
         negative.chain(positive).filter(|&(_, n)| n > 0)
     }
 
@@ -103,7 +120,12 @@ impl Histogram {
         }
         if self.limit == 0.0 {
             // Smallest power of two that is not below; subnormals share the smallest normal one.
-            self.limit = max_abs.max(f32::MIN_POSITIVE).log2().ceil().min(127.0).exp2();
+            self.limit = max_abs
+                .max(f32::MIN_POSITIVE)
+                .log2()
+                .ceil()
+                .min(127.0)
+                .exp2();
         }
         while self.limit < max_abs && self.limit < f32::MAX / 2.0 {
             self.limit *= 2.0;
@@ -125,7 +147,9 @@ mod tests {
 
     #[test]
     fn batches_do_not_matter() {
-        let x: Vec<f32> = (0..4000).map(|i| (i as f32 * 0.37).sin() * (1.0 + i as f32 * 0.01)).collect();
+        let x: Vec<f32> = (0..4000)
+            .map(|i| (i as f32 * 0.37).sin() * (1.0 + i as f32 * 0.01))
+            .collect();
         let max = |v: &[f32]| v.iter().fold(0.0f32, |m, x| m.max(x.abs()));
         let mut whole = Histogram::default();
         whole.add(&x, max(&x));

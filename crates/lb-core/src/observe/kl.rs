@@ -57,7 +57,10 @@ fn divergence(density: &[f64], lo: usize, hi: usize, levels: usize) -> f64 {
     p[hi - lo - 1] += density[hi..].iter().sum::<f64>();
     let mut q = vec![0.0; kept.len()];
     for level in 0..levels {
-        let (from, to) = (level * kept.len() / levels, (level + 1) * kept.len() / levels);
+        let (from, to) = (
+            level * kept.len() / levels,
+            (level + 1) * kept.len() / levels,
+        );
         let mass: f64 = kept[from..to].iter().sum();
         let occupied = kept[from..to].iter().filter(|&&n| n > 0.0).count();
         for i in from..to {

@@ -61,13 +61,19 @@ mod tests {
     fn activations(n: usize) -> Vec<f32> {
         let mut state = 1u64;
         let mut uniform = move || {
-            state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
+            state = state
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
             (state >> 40) as f32 / (1u64 << 24) as f32
         };
         (0..n)
             .map(|i| {
                 let normal: f32 = (0..12).map(|_| uniform()).sum::<f32>() - 6.0;
-                if i % 5000 == 17 { 12.0 } else { normal.max(0.0) }
+                if i % 5000 == 17 {
+                    12.0
+                } else {
+                    normal.max(0.0)
+                }
             })
             .collect()
     }
@@ -98,7 +104,10 @@ mod tests {
                 .map(|i| error(&x, 12.0 * i as f32 / 200.0, bits))
                 .fold(f64::INFINITY, f64::min);
             let got = error(&x, hi, bits);
-            assert!(got <= best * 1.03, "{bits} bits: {got} against {best} on the grid");
+            assert!(
+                got <= best * 1.03,
+                "{bits} bits: {got} against {best} on the grid"
+            );
         }
     }
 
@@ -130,25 +139,45 @@ mod tests {
     fn two_sided_data_keeps_both_sides() {
         let x: Vec<f32> = (-200..300).map(|i| i as f32 * 0.01).collect();
         let s = stats(&x);
-        for rule in [RangeRule::MinMax, RangeRule::Mse, RangeRule::Kl, RangeRule::Percentile(0.9999)] {
+        for rule in [
+            RangeRule::MinMax,
+            RangeRule::Mse,
+            RangeRule::Kl,
+            RangeRule::Percentile(0.9999),
+        ] {
             let (lo, hi) = rule.range(&s, BitWidth::EIGHT).unwrap();
-            assert!((-2.05..-1.9).contains(&lo) && (2.9..3.05).contains(&hi), "{rule:?}: {lo} {hi}");
+            assert!(
+                (-2.05..-1.9).contains(&lo) && (2.9..3.05).contains(&hi),
+                "{rule:?}: {lo} {hi}"
+            );
         }
     }
 
     #[test]
     fn nothing_and_nan_are_errors() {
         let rule = RangeRule::Mse;
-        let e = rule.range(&Statistics::default(), BitWidth::EIGHT).unwrap_err();
+        let e = rule
+            .range(&Statistics::default(), BitWidth::EIGHT)
+            .unwrap_err();
         assert!(matches!(e, CoreError::NothingObserved));
-        let e = rule.range(&stats(&[1.0, f32::NAN]), BitWidth::EIGHT).unwrap_err();
+        let e = rule
+            .range(&stats(&[1.0, f32::NAN]), BitWidth::EIGHT)
+            .unwrap_err();
         assert!(matches!(e, CoreError::NonFinite { count: 1, total: 2 }));
     }
 
     #[test]
     fn constant_zero_has_a_range() {
-        for rule in [RangeRule::MinMax, RangeRule::Mse, RangeRule::Kl, RangeRule::Percentile(0.99)] {
-            assert_eq!(rule.range(&stats(&[0.0; 10]), BitWidth::EIGHT).unwrap(), (0.0, 0.0));
+        for rule in [
+            RangeRule::MinMax,
+            RangeRule::Mse,
+            RangeRule::Kl,
+            RangeRule::Percentile(0.99),
+        ] {
+            assert_eq!(
+                rule.range(&stats(&[0.0; 10]), BitWidth::EIGHT).unwrap(),
+                (0.0, 0.0)
+            );
         }
     }
 }

@@ -30,7 +30,10 @@ pub(super) fn range(stats: &Statistics, bits: BitWidth) -> (f32, f32) {
     } else {
         for i in 1..=TWO_SIDED {
             for j in 1..=TWO_SIDED {
-                consider(min * i as f32 / TWO_SIDED as f32, max * j as f32 / TWO_SIDED as f32);
+                consider(
+                    min * i as f32 / TWO_SIDED as f32,
+                    max * j as f32 / TWO_SIDED as f32,
+                );
             }
         }
     }

@@ -110,7 +110,10 @@ mod tests {
     #[test]
     fn channel_means_and_extremes() {
         let x = Tensor::<4>::from_data(
-            [[[[1.0f32, 3.0]], [[-4.0, 0.0]]], [[[5.0, 7.0]], [[2.0, 2.0]]]],
+            [
+                [[[1.0f32, 3.0]], [[-4.0, 0.0]]],
+                [[[5.0, 7.0]], [[2.0, 2.0]]],
+            ],
             &Device::flex(),
         );
         let mut s = Statistics::default();

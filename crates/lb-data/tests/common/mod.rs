@@ -2,7 +2,7 @@
 #![allow(dead_code, reason = "each test binary uses a part")]
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// One CIFAR-10 record with all pixels the same.
 pub fn cifar10_record(label: u8, fill: u8) -> Vec<u8> {
@@ -50,19 +50,4 @@ pub fn gzip(bytes: &[u8]) -> Vec<u8> {
 pub fn write(path: &Path, bytes: &[u8]) {
     std::fs::create_dir_all(path.parent().unwrap()).unwrap();
     std::fs::write(path, bytes).unwrap();
-}
-
-/// A file of the real data beside the checkout (or in `LB_SHARED_DATA`); says so when it is not
-/// there, so that no run passes for more than it was.
-pub fn shared(test: &str, name: &str) -> Option<PathBuf> {
-    let root = std::env::var_os("LB_SHARED_DATA").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data"),
-        PathBuf::from,
-    );
-    let path = root.join(name);
-    if path.exists() {
-        return Some(path);
-    }
-    eprintln!("SKIPPED {test}: no shared data at {}", path.display());
-    None
 }

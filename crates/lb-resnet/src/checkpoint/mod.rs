@@ -20,9 +20,19 @@ fn mismatches(result: &ApplyResult) -> Option<String> {
             parts.push(format!("{what}: {}", names.join(", ")));
         }
     };
-    list("missing", result.missing.iter().map(|(name, _)| name.clone()).collect());
+    list(
+        "missing",
+        result
+            .missing
+            .iter()
+            .map(|(name, _)| name.clone())
+            .collect(),
+    );
     list("not wanted", result.unused.clone());
-    list("misfit", result.errors.iter().map(ToString::to_string).collect());
+    list(
+        "misfit",
+        result.errors.iter().map(ToString::to_string).collect(),
+    );
     (!parts.is_empty()).then(|| parts.join("; "))
 }
 

@@ -67,7 +67,9 @@ pub fn save(path: &Path, checkpoint: &Checkpoint) -> Result<(), ResnetError> {
     };
     let json = serde_json::to_string(&metadata).map_err(|e| ResnetError::checkpoint(path, e))?;
     // One entry: safetensors writes several in random order.
-    let mut store = SafetensorsStore::from_bytes(None).clear_metadata().metadata(KEY, json);
+    let mut store = SafetensorsStore::from_bytes(None)
+        .clear_metadata()
+        .metadata(KEY, json);
     let fail = |e: &dyn std::fmt::Display| ResnetError::checkpoint(path, e);
     let net = checkpoint.net.valid();
     net.save_into(&mut store).map_err(|e| fail(&e))?;
@@ -86,7 +88,10 @@ pub fn load(path: &Path, device: &Device) -> Result<Checkpoint, ResnetError> {
     };
     let size = std::fs::metadata(path).map_err(io)?.len();
     if size > MAX_BYTES {
-        return Err(ResnetError::checkpoint(path, format!("{size} bytes is too large")));
+        return Err(ResnetError::checkpoint(
+            path,
+            format!("{size} bytes is too large"),
+        ));
     }
     from_bytes(path, std::fs::read(path).map_err(io)?, device)
 }
@@ -104,7 +109,11 @@ pub fn from_bytes(path: &Path, bytes: Vec<u8>, device: &Device) -> Result<Checkp
         .metadata()
         .as_ref()
         .and_then(|m| m.get(KEY))
-        .ok_or_else(|| fail(format!("{not_ours}: no `{KEY}` entry in its metadata; `lb import` reads other files")))?;
+        .ok_or_else(|| {
+            fail(format!(
+                "{not_ours}: no `{KEY}` entry in its metadata; `lb import` reads other files"
+            ))
+        })?;
     let metadata: Metadata =
         serde_json::from_str(json).map_err(|e| fail(format!("{not_ours}: `{KEY}` entry: {e}")))?;
     if metadata.version != VERSION {
@@ -116,10 +125,14 @@ pub fn from_bytes(path: &Path, bytes: Vec<u8>, device: &Device) -> Result<Checkp
     metadata.info.validate().map_err(|e| fail(e.to_string()))?;
     let (arch, shortcut) = arch_of(&metadata.info).map_err(|e| fail(e.to_string()))?;
     let mut net = FloatNet::init(arch, shortcut, metadata.info.classes.len(), 0, device);
-    let mut store = SafetensorsStore::from_bytes(Some(bytes)).validate(false).allow_partial(true);
+    let mut store = SafetensorsStore::from_bytes(Some(bytes))
+        .validate(false)
+        .allow_partial(true);
     let result = net.load_from(&mut store).map_err(|e| fail(e.to_string()))?;
     if let Some(problem) = mismatches(&result) {
-        return Err(fail(format!("does not fit {arch} (shortcut {shortcut}): {problem}")));
+        return Err(fail(format!(
+            "does not fit {arch} (shortcut {shortcut}): {problem}"
+        )));
     }
     let net = net.valid();
     super::finite(&net).map_err(fail)?;
@@ -181,7 +194,10 @@ mod tests {
         wrong.info.arch = "resnet20".into();
         save(&path, &wrong).unwrap();
         let e = load(&path, &Device::flex()).unwrap_err().to_string();
-        assert!(e.contains("x.safetensors") && e.contains("missing: blocks.3.conv1"), "{e}");
+        assert!(
+            e.contains("x.safetensors") && e.contains("missing: blocks.3.conv1"),
+            "{e}"
+        );
     }
 
     #[test]
@@ -202,7 +218,9 @@ mod tests {
         }
         let mut b = bytes;
         b.splice(header..header + 4, f32::NAN.to_le_bytes());
-        let e = from_bytes(&path, b, &Device::flex()).unwrap_err().to_string();
+        let e = from_bytes(&path, b, &Device::flex())
+            .unwrap_err()
+            .to_string();
         assert!(e.contains("NaN"), "{e}");
     }
 }

@@ -61,15 +61,25 @@ pub fn import(
     })?;
     drop(file);
     let remap = remapper(&request.arch);
-    let fresh =
-        || FloatNet::init(request.arch, request.shortcut, request.classes.len(), 0, device);
+    let fresh = || {
+        FloatNet::init(
+            request.arch,
+            request.shortcut,
+            request.classes.len(),
+            0,
+            device,
+        )
+    };
 
     // The attempt that fits most is the one whose complaints are worth reading.
     let mut best: Option<(FloatNet, ApplyResult)> = None;
     let mut errors = Vec::new();
     let mut consider = |net: FloatNet, result: Result<ApplyResult, String>| match result {
         Ok(result) => {
-            if best.as_ref().is_none_or(|(_, b)| result.applied.len() > b.applied.len()) {
+            if best
+                .as_ref()
+                .is_none_or(|(_, b)| result.applied.len() > b.applied.len())
+            {
                 best = Some((net, result));
             }
         }
@@ -101,10 +111,15 @@ pub fn import(
     }
     let Some((net, mut result)) = best else {
         errors.dedup();
-        return Err(fail(format!("cannot be read as a state dict: {}", errors.join("; "))));
+        return Err(fail(format!(
+            "cannot be read as a state dict: {}",
+            errors.join("; ")
+        )));
     };
     // BatchNorm's count of batches has no use outside of training.
-    result.unused.retain(|name| !name.ends_with("num_batches_tracked"));
+    result
+        .unused
+        .retain(|name| !name.ends_with("num_batches_tracked"));
     if let Some(problem) = mismatches(&result) {
         return Err(fail(format!(
             "does not fit {} with shortcut {} and {} classes: {problem}",
@@ -133,8 +148,14 @@ fn remapper(arch: &Arch) -> KeyRemapper {
     for (i, (stage, block, ..)) in arch.block_plan().into_iter().enumerate() {
         let at = format!(r"^layer{}\.{block}\.", stage + 1);
         for part in ["1", "2"] {
-            rules.push((format!(r"{at}conv{part}\."), format!("blocks.{i}.conv{part}.conv.")));
-            rules.push((format!(r"{at}bn{part}\."), format!("blocks.{i}.conv{part}.bn.")));
+            rules.push((
+                format!(r"{at}conv{part}\."),
+                format!("blocks.{i}.conv{part}.conv."),
+            ));
+            rules.push((
+                format!(r"{at}bn{part}\."),
+                format!("blocks.{i}.conv{part}.bn."),
+            ));
         }
         for (k, part) in ["conv", "bn"].iter().enumerate() {
             rules.push((

@@ -30,7 +30,9 @@ impl FromStr for Shortcut {
         match s {
             "a" | "A" => Ok(Self::A),
             "b" | "B" => Ok(Self::B),
-            _ => Err(format!("shortcut `{s}` is unknown: use a (pad) or b (1×1 convolution)")),
+            _ => Err(format!(
+                "shortcut `{s}` is unknown: use a (pad) or b (1×1 convolution)"
+            )),
         }
     }
 }

@@ -63,7 +63,10 @@ impl<C: Conv, A: Act> Block<C, A> {
         r: &mut R,
     ) -> Result<Block<R::Conv, R::Act>, R::Error> {
         let name = |part: &str| format!("blocks.{index}.{part}");
-        let act = |part: &str, role| ActSite { name: name(part), role };
+        let act = |part: &str, role| ActSite {
+            name: name(part),
+            role,
+        };
         let conv = |part: &str, role, input: &str| ConvSite {
             name: name(part),
             role,
@@ -75,13 +78,15 @@ impl<C: Conv, A: Act> Block<C, A> {
             act1: r.act(&act("act1", ActRole::Inner), self.act1)?,
             conv2: r.conv(&conv("conv2", ConvRole::Body, &name("act1")), self.conv2)?,
             shortcut: match self.shortcut {
-                Some(c) => {
-                    Some(r.conv(&conv("shortcut", ConvRole::Shortcut, &name("input")), c)?)
-                }
+                Some(c) => Some(r.conv(&conv("shortcut", ConvRole::Shortcut, &name("input")), c)?),
                 None => None,
             },
             act2: {
-                let role = if last { ActRole::BeforePool } else { ActRole::Stream };
+                let role = if last {
+                    ActRole::BeforePool
+                } else {
+                    ActRole::Stream
+                };
                 r.act(&act("act2", role), self.act2)?
             },
             channels: self.channels,

@@ -31,7 +31,9 @@ impl Init {
         dist: impl Distribution<f32>,
     ) -> Param<Tensor<D>> {
         let (shape, device) = (param.val().shape(), param.val().device());
-        let values = (0..shape.num_elements()).map(|_| dist.sample(&mut self.0)).collect();
+        let values = (0..shape.num_elements())
+            .map(|_| dist.sample(&mut self.0))
+            .collect();
         Param::from_tensor(Tensor::from_data(TensorData::new(values, shape), &device))
     }
 }
@@ -59,7 +61,9 @@ impl Rewrite<ConvBn, FloatAct, Linear> for Init {
         let bound = 1.0 / (features as f32).sqrt();
         let uniform = Uniform::new(-bound, bound).expect("a finite bound");
         linear.weight = self.draw(linear.weight, uniform);
-        linear.bias = linear.bias.map(|b| Param::from_tensor(b.val().zeros_like()));
+        linear.bias = linear
+            .bias
+            .map(|b| Param::from_tensor(b.val().zeros_like()));
         Ok(linear)
     }
 }

@@ -55,19 +55,28 @@ impl FloatNet {
         let relu = || FloatAct::new(Nonlinearity::Relu);
         let conv = |c_in, c_out, kernel, stride, padding| {
             let channels = [c_in, c_out];
-            ConvBnConfig { channels, kernel, stride, padding }.init(device)
+            ConvBnConfig {
+                channels,
+                kernel,
+                stride,
+                padding,
+            }
+            .init(device)
         };
-        let blocks = arch.block_plan().into_iter().map(|(_, _, c_in, c_out, stride)| Block {
-            input: identity(),
-            conv1: conv(c_in, c_out, 3, stride, 1),
-            act1: relu(),
-            conv2: conv(c_out, c_out, 3, 1, 1),
-            shortcut: (shortcut == Shortcut::B && c_in != c_out)
-                .then(|| conv(c_in, c_out, 1, stride, 0)),
-            act2: relu(),
-            channels: c_out,
-            stride,
-        });
+        let blocks = arch
+            .block_plan()
+            .into_iter()
+            .map(|(_, _, c_in, c_out, stride)| Block {
+                input: identity(),
+                conv1: conv(c_in, c_out, 3, stride, 1),
+                act1: relu(),
+                conv2: conv(c_out, c_out, 3, 1, 1),
+                shortcut: (shortcut == Shortcut::B && c_in != c_out)
+                    .then(|| conv(c_in, c_out, 1, stride, 0)),
+                act2: relu(),
+                channels: c_out,
+                stride,
+            });
         Self {
             input: identity(),
             stem: conv(3, arch.widths[0], 3, 1, arch.stem_padding),
@@ -126,7 +135,10 @@ impl<C: Conv, A: Act, L: Dense> ResNet<C, A, L> {
         self,
         r: &mut R,
     ) -> Result<ResNet<R::Conv, R::Act, R::Linear>, R::Error> {
-        let act = |name: &str, role| ActSite { name: name.into(), role };
+        let act = |name: &str, role| ActSite {
+            name: name.into(),
+            role,
+        };
         let stem = ConvSite {
             name: "stem".into(),
             role: ConvRole::Stem,

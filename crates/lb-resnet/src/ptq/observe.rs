@@ -49,9 +49,14 @@ pub fn observe(
     progress: &mut dyn FnMut(usize) -> bool,
 ) -> Result<Calibration, ResnetError> {
     if set.is_empty() {
-        return Err(ResnetError::Invalid("calibration needs at least one image".into()));
+        return Err(ResnetError::Invalid(
+            "calibration needs at least one image".into(),
+        ));
     }
-    let observed = net.clone().rewrite(&mut Attach).unwrap_or_else(|e| match e {});
+    let observed = net
+        .clone()
+        .rewrite(&mut Attach)
+        .unwrap_or_else(|e| match e {});
     for (from, n) in spans(set.len(), BATCH) {
         observed.forward(images(set, from, n, normalization, device));
         if !progress(from + n) {
@@ -59,7 +64,9 @@ pub fn observe(
         }
     }
     let mut collect = Collect::default();
-    observed.rewrite(&mut collect).unwrap_or_else(|e| match e {});
+    observed
+        .rewrite(&mut collect)
+        .unwrap_or_else(|e| match e {});
     Ok(Calibration {
         statistics: collect.statistics,
         samples: set.len(),
@@ -111,7 +118,8 @@ impl Rewrite<Conv2d, ObservedAct, Linear> for Collect {
         let statistics = act.statistics().map(Arc::new);
         match (site.role, statistics) {
             (ActRole::BlockInput, _) => {
-                self.statistics.insert(site.name.clone(), self.stream.clone());
+                self.statistics
+                    .insert(site.name.clone(), self.stream.clone());
             }
             (role, Some(statistics)) => {
                 if role == ActRole::Stream {

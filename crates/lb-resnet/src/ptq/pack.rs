@@ -117,7 +117,11 @@ impl Rewrite<ConvBn, FloatAct, Linear> for Unpack<'_> {
         if conv.geometry() != expected.geometry() {
             return Err(FormatError::invalid(
                 format!("layer `{}`", site.name),
-                format!("(stride, padding) {:?}, expected {:?}", conv.geometry(), expected.geometry()),
+                format!(
+                    "(stride, padding) {:?}, expected {:?}",
+                    conv.geometry(),
+                    expected.geometry()
+                ),
             ));
         }
         Ok(conv)

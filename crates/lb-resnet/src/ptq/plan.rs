@@ -68,7 +68,10 @@ impl Method {
             Self::MinMax => (Symmetry::Symmetric, WeightRule::MinMax),
             _ => (Symmetry::Affine, WeightRule::Mse),
         };
-        (QScheme::weight(bits, symmetry, Granularity::PerChannel), rule)
+        (
+            QScheme::weight(bits, symmetry, Granularity::PerChannel),
+            rule,
+        )
     }
 }
 
@@ -81,9 +84,15 @@ impl fmt::Display for Method {
 impl FromStr for Method {
     type Err = String;
     fn from_str(s: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|m| m.name() == s).ok_or_else(|| {
-            format!("method `{s}` is unknown: use one of {}", Self::ALL.map(Self::name).join(", "))
-        })
+        Self::ALL
+            .into_iter()
+            .find(|m| m.name() == s)
+            .ok_or_else(|| {
+                format!(
+                    "method `{s}` is unknown: use one of {}",
+                    Self::ALL.map(Self::name).join(", ")
+                )
+            })
     }
 }
 
@@ -108,14 +117,20 @@ impl FromStr for Widths {
     fn from_str(s: &str) -> Result<Self, String> {
         let bits = |n: &str| -> Option<BitWidth> { BitWidth::new(n.parse().ok()?).ok() };
         let lower = s.to_ascii_lowercase();
-        let parsed = match lower.strip_prefix('w').and_then(|rest| rest.split_once('a')) {
+        let parsed = match lower
+            .strip_prefix('w')
+            .and_then(|rest| rest.split_once('a'))
+        {
             Some((w, a)) => bits(w).zip(bits(a)),
             None => bits(&lower).map(|b| (b, b)),
         };
         let (weights, activations) = parsed.ok_or_else(|| {
             format!("width `{s}` is not supported: use 1 to 8 or 16, or weights and activations apart as in w2a4")
         })?;
-        Ok(Self { weights, activations })
+        Ok(Self {
+            weights,
+            activations,
+        })
     }
 }
 
@@ -183,12 +198,18 @@ impl Options {
 
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Widths { weights, activations } = self.widths;
+        let Widths {
+            weights,
+            activations,
+        } = self.widths;
         write!(f, "{}", self.widths)?;
         if self.method == Method::Lbtorch {
             return f.write_str(", shortcuts, residual stream and linear in float");
         }
-        let edge = (at_least(self.edge_bits, weights), at_least(self.edge_bits, activations));
+        let edge = (
+            at_least(self.edge_bits, weights),
+            at_least(self.edge_bits, activations),
+        );
         match edge == (weights, activations) {
             true => f.write_str(", edge layers the same")?,
             false => write!(f, ", edge layers W{}A{}", edge.0, edge.1)?,

@@ -75,7 +75,9 @@ impl Rewrite<Conv2d, FloatAct, Linear> for Quantize<'_> {
             return Ok(QuantConv2d::quantize(conv, None));
         };
         let weight = conv.weight.val();
-        let q = self.weight_qparams(weight.clone(), bits).map_err(at(&site.name))?;
+        let q = self
+            .weight_qparams(weight.clone(), bits)
+            .map_err(at(&site.name))?;
         if let Some(b) = conv.bias.take() {
             conv.bias = Some(self.correct(b, weight, &q, &site.input)?);
         }
@@ -101,7 +103,9 @@ impl Rewrite<Conv2d, FloatAct, Linear> for Quantize<'_> {
             return Ok(QuantLinear::quantize(linear, None));
         };
         let weight = out_in(&linear);
-        let q = self.weight_qparams(weight.clone(), bits).map_err(at("linear"))?;
+        let q = self
+            .weight_qparams(weight.clone(), bits)
+            .map_err(at("linear"))?;
         if let Some(b) = linear.bias.take() {
             linear.bias = Some(self.correct(b, weight, &q, "pooled")?);
         }

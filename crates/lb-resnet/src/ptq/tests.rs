@@ -14,9 +14,7 @@ use crate::{report, test_data};
 fn network(arch: Arch, shortcut: Shortcut, device: &Device) -> FloatNet {
     let mut net = FloatNet::init(arch, shortcut, 10, 1, device);
     device.seed(11);
-    let random = |n: usize, lo, hi| {
-        Tensor::<1>::random([n], Distribution::Uniform(lo, hi), device)
-    };
+    let random = |n: usize, lo, hi| Tensor::<1>::random([n], Distribution::Uniform(lo, hi), device);
     let randomize = |c: &mut lb_nn::ConvBn| {
         let n = c.bn.gamma.val().dims()[0];
         c.bn.gamma = Param::from_tensor(random(n, 0.5, 1.2));
@@ -36,7 +34,11 @@ fn network(arch: Arch, shortcut: Shortcut, device: &Device) -> FloatNet {
 }
 
 fn calibration_images(n: usize) -> ImageSet {
-    let config = SyntheticConfig { train: n, test: 1, ..Default::default() };
+    let config = SyntheticConfig {
+        train: n,
+        test: 1,
+        ..Default::default()
+    };
     DataSource::synthetic(config).load(Split::Train).unwrap()
 }
 
@@ -75,7 +77,13 @@ fn case(shortcut: Shortcut) -> Case {
     let info = test_data::info(arch.name, shortcut);
     let calibration =
         observe(&folded, &set, &normalization(&info), &device, &mut |_| true).unwrap();
-    Case { folded, calibration, set, info, device }
+    Case {
+        folded,
+        calibration,
+        set,
+        info,
+        device,
+    }
 }
 
 fn quantized(case: &Case, options: &Options) -> QuantNet {
@@ -92,15 +100,26 @@ fn more_bits_are_closer_and_sixteen_are_next_to_exact() {
         relative(net.forward(x.clone()), float.clone())
     };
     let (e2, e4, e8, e16) = (error("2"), error("4"), error("8"), error("16"));
-    assert!(e16 < 0.002 && e16 < e8 && e8 < e4 && e4 < e2, "{e2} {e4} {e8} {e16}");
+    assert!(
+        e16 < 0.002 && e16 < e8 && e8 < e4 && e4 < e2,
+        "{e2} {e4} {e8} {e16}"
+    );
 }
 
 #[test]
 fn nothing_is_left_in_float_but_by_lbtorch() {
     let case = case(Shortcut::B);
     for method in Method::ALL {
-        let options = Options { method, ..Options::new("4".parse().unwrap()) };
-        let packed = pack(&quantized(&case, &options), case.info.clone(), Default::default()).unwrap();
+        let options = Options {
+            method,
+            ..Options::new("4".parse().unwrap())
+        };
+        let packed = pack(
+            &quantized(&case, &options),
+            case.info.clone(),
+            Default::default(),
+        )
+        .unwrap();
         let float: Vec<_> = (packed.layers.iter())
             .filter(|l| l.weight.width() == "float")
             .map(|l| l.name.as_str())
@@ -115,7 +134,15 @@ fn nothing_is_left_in_float_but_by_lbtorch() {
             assert!(float.is_empty(), "{method}: {float:?}");
             // The stream is quantized where it is made, so block inputs need nothing more, and
             // the pooling averages real values before `pooled` quantizes them.
-            assert_eq!(open, ["blocks.0.input", "blocks.1.input", "blocks.2.input", "blocks.2.act2"]);
+            assert_eq!(
+                open,
+                [
+                    "blocks.0.input",
+                    "blocks.1.input",
+                    "blocks.2.input",
+                    "blocks.2.act2"
+                ]
+            );
         }
     }
 }
@@ -134,7 +161,11 @@ fn packed_networks_come_back_the_same() {
             assert_eq!(read, packed);
             let back = unpack(&read, &case.device).unwrap();
             let x = crate::batch::images(&case.set, 0, 4, &normalization(&case.info), &case.device);
-            assert_eq!(net.forward(x.clone()).into_data(), back.forward(x).into_data(), "{bits}");
+            assert_eq!(
+                net.forward(x.clone()).into_data(),
+                back.forward(x).into_data(),
+                "{bits}"
+            );
         }
     }
 }
@@ -155,10 +186,15 @@ fn files_of_another_topology_are_refused() {
     assert!(refused(&|p| p.info.classes.truncate(5)).contains("linear"));
     assert!(refused(&|p| drop(p.layers.remove(2))).contains("missing"));
     assert!(refused(&|p| p.activations[1].relu = false).contains("relu"));
-    assert!(refused(&|p| {
-        p.layers[1].kind = lb_format::LayerKind::Conv { stride: 2, padding: 1 };
-    })
-    .contains("stride"));
+    assert!(
+        refused(&|p| {
+            p.layers[1].kind = lb_format::LayerKind::Conv {
+                stride: 2,
+                padding: 1,
+            };
+        })
+        .contains("stride")
+    );
 }
 
 #[test]

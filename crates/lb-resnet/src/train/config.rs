@@ -61,12 +61,19 @@ impl TrainConfig {
             if (low..=high).contains(&value) {
                 return Ok(());
             }
-            Err(ResnetError::Invalid(format!("{name} is {value}, expected {low} to {high}")))
+            Err(ResnetError::Invalid(format!(
+                "{name} is {value}, expected {low} to {high}"
+            )))
         };
         within("the number of epochs", self.epochs as f64, 1.0, 1e5)?;
         within("the batch size", self.batch as f64, 2.0, 65536.0)?;
         within("the learning rate", self.learning_rate, 1e-8, 100.0)?;
-        within("warm-up epochs", self.warmup_epochs, 0.0, self.epochs as f64)?;
+        within(
+            "warm-up epochs",
+            self.warmup_epochs,
+            0.0,
+            self.epochs as f64,
+        )?;
         within("the momentum", self.momentum, 0.0, 0.9999)?;
         within("the weight decay", self.weight_decay, 0.0, 1.0)?;
         within("label smoothing", self.label_smoothing, 0.0, 0.9)?;

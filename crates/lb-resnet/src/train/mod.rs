@@ -146,7 +146,10 @@ pub fn train(
             if !go_on {
                 stepper.flush(&mut state)?;
                 folder.save_state(config, &state.store()?)?;
-                return Ok(Outcome { epochs: state.history, finished: false });
+                return Ok(Outcome {
+                    epochs: state.history,
+                    finished: false,
+                });
             }
         }
         stepper.flush(&mut state)?;
@@ -170,7 +173,10 @@ pub fn train(
         let best = state.finish_epoch(metrics);
         save(&candidate, info, config, folder, &state, best)?;
     }
-    Ok(Outcome { epochs: state.history, finished: true })
+    Ok(Outcome {
+        epochs: state.history,
+        finished: true,
+    })
 }
 
 /// Writes the checkpoints of a finished epoch, its metrics and the state to resume from, the

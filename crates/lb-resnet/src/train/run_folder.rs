@@ -64,7 +64,10 @@ impl RunFolder {
     /// # Errors
     /// If it cannot be written.
     pub fn save_config(&self, config: &serde_json::Value) -> Result<(), ResnetError> {
-        Ok(atomic::write(&self.0.join("config.json"), format!("{config:#}\n").as_bytes())?)
+        Ok(atomic::write(
+            &self.0.join("config.json"),
+            format!("{config:#}\n").as_bytes(),
+        )?)
     }
 
     pub(super) fn save_metrics(&self, history: &[EpochMetrics]) -> Result<(), ResnetError> {
@@ -73,7 +76,10 @@ impl RunFolder {
             lines += &serde_json::to_string(m).map_err(|e| ResnetError::Invalid(e.to_string()))?;
             lines.push('\n');
         }
-        Ok(atomic::write(&self.0.join("metrics.jsonl"), lines.as_bytes())?)
+        Ok(atomic::write(
+            &self.0.join("metrics.jsonl"),
+            lines.as_bytes(),
+        )?)
     }
 
     pub(super) fn save_checkpoints(&self, c: &Checkpoint, best: bool) -> Result<(), ResnetError> {
@@ -84,7 +90,11 @@ impl RunFolder {
         Ok(())
     }
 
-    pub(super) fn save_state(&self, config: &TrainConfig, s: &StoredState) -> Result<(), ResnetError> {
+    pub(super) fn save_state(
+        &self,
+        config: &TrainConfig,
+        s: &StoredState,
+    ) -> Result<(), ResnetError> {
         let path = self.state();
         let fail = |e: &dyn std::fmt::Display| ResnetError::checkpoint(&path, e);
         let header = StateHeader {
@@ -106,7 +116,10 @@ impl RunFolder {
     }
 
     /// The stored state, or `None` if the run has not started.
-    pub(super) fn load_state(&self, config: &TrainConfig) -> Result<Option<StoredState>, ResnetError> {
+    pub(super) fn load_state(
+        &self,
+        config: &TrainConfig,
+    ) -> Result<Option<StoredState>, ResnetError> {
         let path = self.state();
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,

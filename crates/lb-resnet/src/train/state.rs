@@ -1,8 +1,8 @@
 //! Everything that a run must remember to go on as if it had never stopped.
 
 use burn::module::Module;
-use burn::optim::momentum::MomentumConfig;
 use burn::optim::decay::WeightDecayConfig;
+use burn::optim::momentum::MomentumConfig;
 use burn::optim::{ModuleOptimizer, SgdConfig};
 use burn::store::ModuleRecord;
 use burn::tensor::{Bytes, Device};
@@ -75,7 +75,8 @@ impl State {
         info: &NetworkInfo,
         device: &Device,
     ) -> Result<Self, ResnetError> {
-        let record = |bytes| ModuleRecord::from_bytes(Bytes::from_bytes_vec(bytes)).map_err(damaged);
+        let record =
+            |bytes| ModuleRecord::from_bytes(Bytes::from_bytes_vec(bytes)).map_err(damaged);
         let net = network(config, info, device)?.load_record(record(stored.net)?);
         let average = match stored.average {
             None => None,
@@ -97,7 +98,12 @@ impl State {
         // Running statistics lag by one update until `valid` settles them.
         let _ = self.net.valid();
         let bytes = |net: &FloatNet| -> Result<Vec<u8>, ResnetError> {
-            Ok(net.clone().into_record().into_bytes().map_err(damaged)?.to_vec())
+            Ok(net
+                .clone()
+                .into_record()
+                .into_bytes()
+                .map_err(damaged)?
+                .to_vec())
         };
         Ok(StoredState {
             net: bytes(&self.net)?,
@@ -133,7 +139,13 @@ fn network(
     device: &Device,
 ) -> Result<FloatNet, ResnetError> {
     let (arch, shortcut) = arch_of(info)?;
-    Ok(FloatNet::init(arch, shortcut, info.classes.len(), config.seed, device))
+    Ok(FloatNet::init(
+        arch,
+        shortcut,
+        info.classes.len(),
+        config.seed,
+        device,
+    ))
 }
 
 fn optimizer(config: &TrainConfig) -> ModuleOptimizer {
@@ -150,5 +162,7 @@ fn optimizer(config: &TrainConfig) -> ModuleOptimizer {
 }
 
 fn damaged(e: impl std::fmt::Display) -> ResnetError {
-    ResnetError::Invalid(format!("the training state is damaged: {e}; start without --resume"))
+    ResnetError::Invalid(format!(
+        "the training state is damaged: {e}; start without --resume"
+    ))
 }

@@ -39,7 +39,11 @@ impl<'a> Stepper<'a> {
         let step = state.position.epoch * self.steps + state.position.step;
         let rate = learning_rate(self.config, self.steps, step);
         let logits = state.net.forward(batch.images);
-        let right = logits.clone().argmax(1).flatten::<1>(0, 1).equal(batch.labels.clone());
+        let right = logits
+            .clone()
+            .argmax(1)
+            .flatten::<1>(0, 1)
+            .equal(batch.labels.clone());
         let loss = self.criterion.forward(logits, batch.labels);
         self.unread.push((loss.clone().detach(), right.int().sum()));
         let gradients = GradientsParams::from_grads(loss.backward(), &state.net);
@@ -48,7 +52,8 @@ impl<'a> Stepper<'a> {
             state.average = Some(ema::update(average, &state.net, decay, step));
         }
         state.position.step += 1;
-        if self.unread.len() >= READ_EVERY {
+        // The first loss is shown at once.
+        if self.unread.len() >= READ_EVERY || state.position.read_steps == 0 {
             self.flush(state)?;
         }
         Ok(rate)

@@ -19,7 +19,11 @@ impl Monitor for StopAfter {
 }
 
 fn data() -> TrainData {
-    let config = SyntheticConfig { train: 100, test: 20, ..Default::default() };
+    let config = SyntheticConfig {
+        train: 100,
+        test: 20,
+        ..Default::default()
+    };
     let source = DataSource::synthetic(config);
     TrainData {
         train: Arc::new(source.load(Split::Train).unwrap()),
@@ -72,7 +76,12 @@ fn the_same_seed_gives_the_same_bytes_and_another_does_not() {
     let dir = tempfile::tempdir().unwrap();
     let bytes = |name: &str, seed| {
         let folder = RunFolder::new(dir.path().join(name));
-        let config = TrainConfig { epochs: 1, ema: None, seed, ..config() };
+        let config = TrainConfig {
+            epochs: 1,
+            ema: None,
+            seed,
+            ..config()
+        };
         run(&folder, &config, &mut StopAfter(1000, vec![]));
         let c = checkpoint::load(&folder.last(), &Device::flex()).unwrap();
         c.net.linear.weight.val().into_data()
@@ -87,11 +96,24 @@ fn another_configuration_is_not_resumed() {
     let dir = tempfile::tempdir().unwrap();
     let folder = RunFolder::new(dir.path());
     run(&folder, &config(), &mut StopAfter(2, vec![]));
-    let other = TrainConfig { epochs: 3, ..config() };
+    let other = TrainConfig {
+        epochs: 3,
+        ..config()
+    };
     let info = test_data::info("resnet8", Shortcut::B);
-    let e = train(&other, &info, &data(), &folder, &Device::flex(), &mut StopAfter(9, vec![]));
+    let e = train(
+        &other,
+        &info,
+        &data(),
+        &folder,
+        &Device::flex(),
+        &mut StopAfter(9, vec![]),
+    );
     let e = e.unwrap_err().to_string();
-    assert!(e.contains("state.safetensors") && e.contains("another configuration"), "{e}");
+    assert!(
+        e.contains("state.safetensors") && e.contains("another configuration"),
+        "{e}"
+    );
 }
 
 #[test]
@@ -108,14 +130,32 @@ fn senseless_configurations_are_named() {
         let e = c.validate().unwrap_err().to_string();
         assert!(e.contains(name), "{e}");
     }
-    assert!(config().steps_per_epoch(15).unwrap_err().to_string().contains("--batch"));
+    assert!(
+        config()
+            .steps_per_epoch(15)
+            .unwrap_err()
+            .to_string()
+            .contains("--batch")
+    );
 }
 
 #[test]
 fn accuracy_rises() {
     let dir = tempfile::tempdir().unwrap();
-    let config = TrainConfig { epochs: 8, ema: None, label_smoothing: 0.0, ..config() };
-    let done = run(&RunFolder::new(dir.path()), &config, &mut StopAfter(10_000, vec![]));
+    let config = TrainConfig {
+        epochs: 8,
+        ema: None,
+        label_smoothing: 0.0,
+        ..config()
+    };
+    let done = run(
+        &RunFolder::new(dir.path()),
+        &config,
+        &mut StopAfter(10_000, vec![]),
+    );
     let (first, last) = (&done.epochs[0], &done.epochs[7]);
-    assert!(last.train_loss < first.train_loss * 0.9, "{first:?} {last:?}");
+    assert!(
+        last.train_loss < first.train_loss * 0.9,
+        "{first:?} {last:?}"
+    );
 }
