@@ -11,7 +11,7 @@ impl Rows {
     pub fn new(head: &[&str]) -> Self {
         let mut table = Table::new();
         table.load_style(ASCII_MARKDOWN);
-        table.set_header(head.iter().map(|h| Cell::new(h)));
+        table.set_header(head.iter().map(Cell::new));
         Self(table)
     }
 

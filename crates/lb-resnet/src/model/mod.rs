@@ -8,5 +8,5 @@ mod site;
 
 pub use arch::{Arch, Shortcut, UnknownArch};
 pub use block::Block;
-pub use resnet::{FloatNet, FoldedNet, ObservedNet, QuantNet, ResNet};
+pub use resnet::{FloatNet, FoldedNet, ObservedNet, QuantNet, ResNet, Rewritten};
 pub use site::{ActRole, ActSite, ConvRole, ConvSite, Rewrite};

@@ -38,6 +38,13 @@ pub type ObservedNet = ResNet<Conv2d, ObservedAct, Linear>;
 /// Quantized, simulated in real arithmetic.
 pub type QuantNet = ResNet<QuantConv2d, QuantAct, QuantLinear>;
 
+/// What `R` makes of a `ResNet<C, A, L>`.
+pub type Rewritten<R, C, A, L> = ResNet<
+    <R as Rewrite<C, A, L>>::Conv,
+    <R as Rewrite<C, A, L>>::Act,
+    <R as Rewrite<C, A, L>>::Linear,
+>;
+
 impl FloatNet {
     /// A network to be trained. The same seed gives the same weights on every backend.
     pub fn init(
@@ -134,7 +141,7 @@ impl<C: Conv, A: Act, L: Dense> ResNet<C, A, L> {
     pub fn rewrite<R: Rewrite<C, A, L>>(
         self,
         r: &mut R,
-    ) -> Result<ResNet<R::Conv, R::Act, R::Linear>, R::Error> {
+    ) -> Result<Rewritten<R, C, A, L>, R::Error> {
         let act = |name: &str, role| ActSite {
             name: name.into(),
             role,

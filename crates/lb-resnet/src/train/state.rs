@@ -150,7 +150,7 @@ fn network(
 
 fn optimizer(config: &TrainConfig) -> ModuleOptimizer {
     SgdConfig::new()
-        .with_momentum((config.momentum > 0.0).then(|| MomentumConfig {
+        .with_momentum((config.momentum > 0.0).then_some(MomentumConfig {
             momentum: config.momentum,
             dampening: 0.0,
             nesterov: config.nesterov,
