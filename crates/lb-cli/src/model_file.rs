@@ -8,8 +8,8 @@ use lb_data::{DataSource, resolve_default};
 use lb_format::NetworkInfo;
 use lb_resnet::checkpoint::{self, Checkpoint};
 
-/// The demo network: `lb train --arch resnet8 --data synthetic`, see `artifacts/README.md`.
-const DEMO: &[u8] = include_bytes!("../../../artifacts/demo-resnet8.safetensors");
+/// The demo network: `lb train --arch resnet20 --data synthetic`, see `artifacts/README.md`.
+const DEMO: &[u8] = include_bytes!("../../../artifacts/demo-resnet20.safetensors");
 
 /// Where packed files of the demo network go.
 const DEMO_FOLDER: &str = "runs/demo";
@@ -30,7 +30,7 @@ impl Model {
     /// # Errors
     /// If the build embedded a broken file.
     pub fn demo(device: &Device) -> Result<Self> {
-        let path = Path::new(DEMO_FOLDER).join("demo-resnet8.safetensors");
+        let path = Path::new(DEMO_FOLDER).join("demo-resnet20.safetensors");
         let checkpoint = checkpoint::from_bytes(&path, DEMO.to_vec(), device)?;
         Ok(Self {
             checkpoint,
