@@ -52,7 +52,7 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
         "bytes",
         "of float",
         "of int8",
-        "last SQNR dB",
+        "logit SQNR dB",
     ]);
     // What int8 takes is measured too, not reckoned: same writer, same layers.
     let int8 = Options {
@@ -123,9 +123,20 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
             }
         );
         rows.print();
-        println!("\nnext: lb eval {} {}", model.path.display(), out.display());
+        println!("\nnext: {}", next(args, &out));
     }
     Ok(())
+}
+
+/// The command that evaluates what was written: as short as it can be.
+fn next(args: &CalibrateArgs, out: &Path) -> String {
+    let mut words = vec!["lb eval".to_string()];
+    words.extend(args.model.as_ref().map(|m| m.display().to_string()));
+    if args.model.is_some() || args.out.is_some() {
+        words.push(out.display().to_string());
+    }
+    words.extend(args.data.data.as_ref().map(|d| format!("--data {d}")));
+    words.join(" ")
 }
 
 /// The packed network and its bytes.
