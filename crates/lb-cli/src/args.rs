@@ -216,9 +216,6 @@ pub struct CalibrateArgs {
     /// Folder for the packed files [default: `quantized` beside the checkpoint]
     #[arg(long)]
     pub out: Option<PathBuf>,
-    /// Print a row for every layer
-    #[arg(long)]
-    pub layers: bool,
     /// Print JSON lines instead of tables
     #[arg(long)]
     pub json: bool,

@@ -1,6 +1,7 @@
 //! Burn's training dashboard, for terminals.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use burn::train::Interrupter;
 use burn::train::logger::TrainingProgressLogger;
@@ -20,13 +21,16 @@ pub struct Dashboard {
     interrupter: Interrupter,
     batch: usize,
     splitting: bool,
+    start: Instant,
+    steps: usize,
 }
 
 /// `(name, unit, higher is better)`
-const METRICS: [(&str, &str, bool); 3] = [
+const METRICS: [(&str, &str, bool); 4] = [
     ("Loss", "", false),
     ("Accuracy", "%", true),
     ("Learning rate", "", false),
+    ("Images/s", "", true),
 ];
 
 impl Dashboard {
@@ -51,6 +55,8 @@ impl Dashboard {
             interrupter,
             batch,
             splitting: false,
+            start: Instant::now(),
+            steps: 0,
         }
     }
 
@@ -66,7 +72,9 @@ impl Monitor for Dashboard {
             self.renderer.start_split("train", p.steps * self.batch);
             self.splitting = true;
         }
-        let values = [p.loss, p.accuracy * 100.0, p.learning_rate];
+        self.steps += 1;
+        let rate = (self.steps * self.batch) as f64 / self.start.elapsed().as_secs_f64();
+        let values = [p.loss, p.accuracy * 100.0, p.learning_rate, rate];
         for ((name, ..), value) in METRICS.into_iter().zip(values) {
             self.renderer.update_train(state(name, value));
         }

@@ -18,7 +18,7 @@ pub enum PadMode {
     Reflect,
 }
 
-/// Which random changes an image gets, in this order: colour jitter, crop, flip, cutout.
+/// Which random changes an image gets, in this order: crop, flip, colour jitter, cutout.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AugmentConfig {

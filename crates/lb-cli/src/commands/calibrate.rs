@@ -62,6 +62,7 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
     let int8_bytes = packed(&model, &calibration, &folded, &int8, &drawn, args.seed)?
         .1
         .len() as u64;
+    let mut columns = Vec::new();
     for &widths in &args.bits {
         let options = Options {
             widths,
@@ -94,9 +95,6 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
             );
             continue;
         }
-        if args.layers {
-            print_layers(&path, &options, &layers);
-        }
         rows.add(vec![
             path.display().to_string(),
             options.to_string(),
@@ -107,6 +105,7 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
                 .last()
                 .map_or(String::new(), |l| format!("{:.1}", l.output_db)),
         ]);
+        columns.push((widths.to_string(), layers));
     }
     if !args.json {
         println!(
@@ -123,6 +122,7 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
             }
         );
         rows.print();
+        print_layers(&columns);
         println!("\nnext: {}", next(args, &out));
     }
     Ok(())
@@ -185,24 +185,22 @@ fn file_name(model: &Model, o: &Options) -> PathBuf {
     PathBuf::from(name + ".lbq")
 }
 
-fn print_layers(path: &Path, options: &Options, layers: &[LayerReport]) {
-    println!("\n{} ({options})\n", path.display());
-    let mut rows = Rows::new(&[
-        "layer",
-        "weight bits",
-        "bytes",
-        "weight SQNR dB",
-        "output SQNR dB",
-    ]);
-    for l in layers {
-        rows.add(vec![
-            l.layer.clone(),
-            l.weight_bits.clone(),
-            thousands(l.bytes as u64),
-            format!("{:.1}", l.weight_db),
-            format!("{:.1}", l.output_db),
-        ]);
+/// Weight and output SQNR of every layer, a column for each width.
+fn print_layers(columns: &[(String, Vec<LayerReport>)]) {
+    let Some((_, first)) = columns.first() else {
+        return;
+    };
+    println!(
+        "\nSignal to quantization noise, dB: the layer's weight / its output, which hears all noise before it\n"
+    );
+    let head: Vec<&str> = std::iter::once("layer")
+        .chain(columns.iter().map(|c| c.0.as_str()))
+        .collect();
+    let mut rows = Rows::new(&head);
+    for (i, layer) in first.iter().enumerate() {
+        let cell = |l: &LayerReport| format!("{:.1} / {:.1}", l.weight_db, l.output_db);
+        let cells = columns.iter().map(|(_, layers)| cell(&layers[i]));
+        rows.add(std::iter::once(layer.layer.clone()).chain(cells).collect());
     }
     rows.print();
-    println!();
 }

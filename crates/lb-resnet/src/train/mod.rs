@@ -17,6 +17,7 @@ use lb_format::NetworkInfo;
 use serde::{Deserialize, Serialize};
 
 pub use config::TrainConfig;
+use run_folder::Identity;
 pub use run_folder::RunFolder;
 pub use schedule::learning_rate;
 
@@ -104,8 +105,13 @@ pub fn train(
 ) -> Result<Outcome, ResnetError> {
     config.validate()?;
     let steps = config.steps_per_epoch(data.train.len())?;
+    let identity = Identity {
+        config: config.clone(),
+        network: info.clone(),
+        images: data.train.len(),
+    };
     let autodiff = device.clone().autodiff();
-    let mut state = match folder.load_state(config)? {
+    let mut state = match folder.load_state(&identity)? {
         Some(stored) => State::restore(stored, config, info, &autodiff)?,
         None => State::fresh(config, info, &autodiff)?,
     };
@@ -145,7 +151,7 @@ pub fn train(
             });
             if !go_on {
                 stepper.flush(&mut state)?;
-                folder.save_state(config, &state.store()?)?;
+                folder.save_state(&identity, &state.store()?)?;
                 return Ok(Outcome {
                     epochs: state.history,
                     finished: false,
@@ -171,7 +177,7 @@ pub fn train(
         };
         monitor.epoch(&metrics);
         let best = state.finish_epoch(metrics);
-        save(&candidate, info, config, folder, &state, best)?;
+        save(&candidate, &identity, folder, &state, best)?;
     }
     Ok(Outcome {
         epochs: state.history,
@@ -183,8 +189,7 @@ pub fn train(
 /// state last: a run that dies in between repeats the epoch and writes the same again.
 fn save(
     net: &FloatNet,
-    info: &NetworkInfo,
-    config: &TrainConfig,
+    identity: &Identity,
     folder: &RunFolder,
     state: &State,
     best: bool,
@@ -192,16 +197,16 @@ fn save(
     let last = state.history.last().expect("an epoch was just finished");
     let checkpoint = Checkpoint {
         net: net.valid(),
-        info: info.clone(),
+        info: identity.network.clone(),
         training: serde_json::json!({
-            "epochs": config.epochs,
-            "seed": config.seed,
+            "config": identity.config,
+            "images": identity.images,
             "metrics": last,
         }),
     };
     folder.save_checkpoints(&checkpoint, best)?;
     folder.save_metrics(&state.history)?;
-    folder.save_state(config, &state.store()?)
+    folder.save_state(identity, &state.store()?)
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use lb_format::atomic;
+use lb_format::{NetworkInfo, atomic};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
@@ -26,9 +26,17 @@ const KEY: &str = "lb";
 #[derive(Clone, Debug)]
 pub struct RunFolder(PathBuf);
 
+/// What a run is of; another one cannot go on with its state.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Identity {
+    pub config: TrainConfig,
+    pub network: NetworkInfo,
+    pub images: usize,
+}
+
 #[derive(Serialize, Deserialize)]
 struct StateHeader {
-    config: TrainConfig,
+    of: Identity,
     position: Position,
     history: Vec<EpochMetrics>,
 }
@@ -90,15 +98,11 @@ impl RunFolder {
         Ok(())
     }
 
-    pub(super) fn save_state(
-        &self,
-        config: &TrainConfig,
-        s: &StoredState,
-    ) -> Result<(), ResnetError> {
+    pub(super) fn save_state(&self, of: &Identity, s: &StoredState) -> Result<(), ResnetError> {
         let path = self.state();
         let fail = |e: &dyn std::fmt::Display| ResnetError::checkpoint(&path, e);
         let header = StateHeader {
-            config: config.clone(),
+            of: of.clone(),
             position: s.position.clone(),
             history: s.history.clone(),
         };
@@ -116,10 +120,7 @@ impl RunFolder {
     }
 
     /// The stored state, or `None` if the run has not started.
-    pub(super) fn load_state(
-        &self,
-        config: &TrainConfig,
-    ) -> Result<Option<StoredState>, ResnetError> {
+    pub(super) fn load_state(&self, of: &Identity) -> Result<Option<StoredState>, ResnetError> {
         let path = self.state();
         let bytes = match std::fs::read(&path) {
             Ok(bytes) => bytes,
@@ -133,8 +134,17 @@ impl RunFolder {
         let json = metadata.metadata().as_ref().and_then(|m| m.get(KEY));
         let json = json.ok_or_else(|| fail(&"not a training state"))?;
         let header: StateHeader = serde_json::from_str(json).map_err(|e| fail(&e))?;
-        if header.config != *config {
-            return Err(fail(&"the run was started with another configuration"));
+        if header.of != *of {
+            let what = match (
+                header.of.config != of.config,
+                header.of.network != of.network,
+            ) {
+                (true, _) => "hyperparameters",
+                (_, true) => "a network or data set",
+                _ => "a number of images",
+            };
+            let problem = format!("the run was started with {what} other than asked for now");
+            return Err(fail(&problem));
         }
         let tensors = SafeTensors::deserialize(&bytes).map_err(|e| fail(&e))?;
         let part = |name: &str| tensors.tensor(name).ok().map(|t| t.data().to_vec());

@@ -111,7 +111,7 @@ fn another_configuration_is_not_resumed() {
     );
     let e = e.unwrap_err().to_string();
     assert!(
-        e.contains("state.safetensors") && e.contains("another configuration"),
+        e.contains("state.safetensors") && e.contains("hyperparameters"),
         "{e}"
     );
 }
