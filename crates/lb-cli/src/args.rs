@@ -48,7 +48,7 @@ pub struct DeviceArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct DataArgs {
-    /// CIFAR binary files, an image folder (train/<class>/*.jpg, test/…), a .tar(.gz) of either,
+    /// CIFAR binary files, an image folder (train/CLASS/*.jpg, test/…), a .tar(.gz) of either,
     /// or `synthetic` [default: datasets/cifar10; `synthetic` for a network trained on it]
     #[arg(long, value_name = "PATH")]
     pub data: Option<String>,
@@ -141,7 +141,7 @@ pub struct TrainArgs {
     /// Seed of weights, order and augmentation
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Folder of the run [default: runs/<arch>]
+    /// Folder of the run [default: runs/ARCH]
     #[arg(long)]
     pub run: Option<PathBuf>,
     /// Go on with the run in that folder
@@ -178,7 +178,7 @@ pub struct ImportArgs {
     /// Class names, comma separated [default: CIFAR-10's]
     #[arg(long, value_delimiter = ',')]
     pub classes: Option<Vec<String>>,
-    /// Where to write it [default: runs/<name of the file>/best.safetensors]
+    /// Where to write it [default: runs/FILE/best.safetensors]
     #[arg(long)]
     pub out: Option<PathBuf>,
 }

@@ -118,7 +118,8 @@ fn another_configuration_is_not_resumed() {
 
 #[test]
 fn senseless_configurations_are_named() {
-    let bad: [(&str, fn(&mut TrainConfig)); 4] = [
+    type Change = fn(&mut TrainConfig);
+    let bad: [(&str, Change); 4] = [
         ("epochs", |c| c.epochs = 0),
         ("batch", |c| c.batch = 1),
         ("learning rate", |c| c.learning_rate = f64::NAN),
