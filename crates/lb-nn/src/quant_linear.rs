@@ -32,6 +32,9 @@ impl QuantLinear {
         let weight = quant_weight::on_grid(out_in(&linear), qparams.as_ref());
         let [out, _] = weight.dims();
         let device = weight.device();
+        // Laid out as it will be when it is read back: a transposed view multiplies in another
+        // order, which shows in the last bit.
+        let weight = Tensor::<2>::from_data(weight.into_data(), &device);
         let bias = match linear.bias {
             Some(bias) => bias,
             None => Param::from_tensor(Tensor::zeros([out], &device)),
