@@ -11,6 +11,7 @@
 
 mod args;
 mod backend;
+mod calibrated;
 mod commands;
 mod dashboard;
 mod interrupt;

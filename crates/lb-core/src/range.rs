@@ -20,15 +20,7 @@ pub fn activation(lo: f32, hi: f32, bits: BitWidth) -> QParams {
         "range {lo}..{hi} is not finite"
     );
     let (lo, hi) = (lo.min(0.0), hi.max(0.0));
-    let range = bits.range(false);
-    let scale = usable_scale((hi - lo) / range.steps() as f32);
-    let zero_point = ((-lo / scale).round_ties_even() as i32).clamp(range.lo, range.hi);
-    let affine = Affine {
-        scale,
-        zero_point,
-        offset: 0.0,
-    };
-    QParams::per_tensor(bits, false, affine)
+    unsigned(lo, (hi - lo) / bits.range(false).steps() as f32, bits)
 }
 
 /// Symmetric signed parameters of one channel: `scale = max|x| / (2^(b−1) − 1)`, so that both
@@ -73,9 +65,14 @@ pub fn binary(mean_abs: f32) -> Affine {
 /// The predecessor's scheme, as it was: `scale = (max − min) / 2^b` (one step too many, so that
 /// the largest value is always clipped), `zero_point = round(−min / scale)`, unsigned.
 pub fn lbtorch(min: f32, max: f32, bits: BitWidth) -> QParams {
+    unsigned(min, (max - min) / bits.levels() as f32, bits)
+}
+
+/// Unsigned codes in steps of `scale`, with the zero point that puts `lo` at code 0.
+fn unsigned(lo: f32, scale: f32, bits: BitWidth) -> QParams {
     let range = bits.range(false);
-    let scale = usable_scale((max - min) / bits.levels() as f32);
-    let zero_point = ((-min / scale).round_ties_even() as i32).clamp(range.lo, range.hi);
+    let scale = usable_scale(scale);
+    let zero_point = ((-lo / scale).round_ties_even() as i32).clamp(range.lo, range.hi);
     let affine = Affine {
         scale,
         zero_point,

@@ -2,16 +2,15 @@
 
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
-use lb_data::{ImageSet, Split};
-use lb_format::network::Recipe;
-use lb_resnet::ptq::{self, Calibration, Method, Options};
+use anyhow::Result;
+use lb_data::Split;
+use lb_resnet::ptq::{self, Method, Options};
 use lb_resnet::report::{self, LayerReport};
 
 use crate::args::CalibrateArgs;
+use crate::calibrated::Calibrated;
 use crate::commands::import::parameters;
 use crate::model_file::{self, Model};
-use crate::progress::Images;
 use crate::table::{Rows, thousands};
 
 pub fn run(args: &CalibrateArgs) -> Result<()> {
@@ -20,14 +19,16 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
     let model = Model::find(args.model.as_deref(), &device)?;
     let source = model_file::data(args.data.data.as_deref(), &model.checkpoint.info)?;
     let train = source.load(Split::Train)?;
-    let drawn = train.subset(&train.sample_indices(args.samples, args.seed));
-    if drawn.len() < args.samples {
-        eprintln!(
-            "warning: only {} training images, all are used",
-            drawn.len()
-        );
-    }
+    let draw = (args.samples, args.seed);
     let out = args.out.clone().unwrap_or_else(|| model.quantized_folder());
+    let calibrated = Calibrated::new(model, &train, draw, &device)?;
+    let Calibrated {
+        model,
+        folded,
+        drawn,
+        ..
+    } = &calibrated;
+    let normalization = model.checkpoint.normalization();
     if !args.json {
         println!("model:       {}", model.described);
         println!(
@@ -36,14 +37,6 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
             args.seed
         );
     }
-
-    let folded = ptq::fold(model.checkpoint.net.clone());
-    let normalization = model.checkpoint.normalization();
-    let bar = Images::new("observing", drawn.len());
-    let calibration = ptq::observe(&folded, &drawn, &normalization, &device, &mut |done| {
-        bar.set(done)
-    })?;
-    drop(bar);
 
     let float_bytes = 4 * parameters(&model.checkpoint) as u64;
     let mut rows = Rows::new(&[
@@ -59,9 +52,7 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
         method: args.method,
         ..Options::new("8".parse().map_err(anyhow::Error::msg)?)
     };
-    let int8_bytes = packed(&model, &calibration, &folded, &int8, &drawn, args.seed)?
-        .1
-        .len() as u64;
+    let int8_bytes = calibrated.pack(&int8)?.1.len() as u64;
     let mut columns = Vec::new();
     for &widths in &args.bits {
         let options = Options {
@@ -71,8 +62,8 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
             method: args.method,
             bias_correction: args.bias_correction,
         };
-        let (network, bytes) = packed(&model, &calibration, &folded, &options, &drawn, args.seed)?;
-        let path = out.join(file_name(&model, &options));
+        let (network, bytes) = calibrated.pack(&options)?;
+        let path = out.join(file_name(model, &options));
         lb_format::atomic::write(&path, &bytes)?;
         let simulated = ptq::unpack(&network, &device)?;
         let layers = report::layers(
@@ -137,30 +128,6 @@ fn next(args: &CalibrateArgs, out: &Path) -> String {
     }
     words.extend(args.data.data.as_ref().map(|d| format!("--data {d}")));
     words.join(" ")
-}
-
-/// The packed network and its bytes.
-pub fn packed(
-    model: &Model,
-    calibration: &Calibration,
-    folded: &lb_resnet::model::FoldedNet,
-    options: &Options,
-    drawn: &ImageSet,
-    seed: u64,
-) -> Result<(lb_format::QuantizedNetwork, Vec<u8>)> {
-    let net = ptq::quantize(folded, calibration, options)
-        .with_context(|| format!("quantizing to {options}"))?;
-    let recipe = Recipe {
-        method: options.method.to_string(),
-        widths: options.to_string(),
-        calibrated_on: drawn.source().into(),
-        samples: drawn.len(),
-        seed,
-        producer: format!("lb {}", env!("CARGO_PKG_VERSION")),
-    };
-    let network = ptq::pack(&net, model.checkpoint.info.clone(), recipe)?;
-    let bytes = lb_format::file::to_bytes(&network)?;
-    Ok((network, bytes))
 }
 
 /// `resnet20-w2a4-e8-mse.lbq`; everything that the command line can change is in the name.

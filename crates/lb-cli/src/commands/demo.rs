@@ -5,14 +5,13 @@ use std::time::Instant;
 use anyhow::Result;
 use lb_data::Split;
 use lb_format::BitWidth;
-use lb_resnet::ptq::{self, Method, Options};
+use lb_resnet::ptq::{Method, Options};
 
-use super::calibrate::packed;
 use super::eval::{Results, Subject};
 use crate::args::DemoArgs;
 use crate::backend;
+use crate::calibrated::Calibrated;
 use crate::model_file::{self, Model};
-use crate::progress::Images;
 
 /// Calibration images.
 const SAMPLES: usize = 512;
@@ -26,34 +25,27 @@ pub fn run(args: &DemoArgs) -> Result<()> {
     let source = model_file::data(Some("synthetic"), &model.checkpoint.info)?;
     let (train, test) = (source.load(Split::Train)?, source.load(Split::Test)?);
     let test = test.subset(&test.sample_indices(TEST, 0));
-    let drawn = train.subset(&train.sample_indices(SAMPLES, 0));
+    let calibrated = Calibrated::new(model, &train, (SAMPLES, 0), &device)?;
+    let model = &calibrated.model;
     println!(
         "network:     {} {}, trained by `lb train`",
         model.described, model.checkpoint.info.arch
     );
-    println!("calibration: {}, without labels", drawn.source());
+    println!("calibration: {}, without labels", calibrated.drawn.source());
     println!("evaluation:  {}", test.source());
     println!("device:      {}\n", backend::describe(&device));
-
-    let folded = ptq::fold(model.checkpoint.net.clone());
-    let normalization = model.checkpoint.normalization();
-    let bar = Images::new("observing", drawn.len());
-    let calibration = ptq::observe(&folded, &drawn, &normalization, &device, &mut |done| {
-        bar.set(done)
-    })?;
-    drop(bar);
 
     let mut results = Results::default();
     let mut rows = Vec::new();
     for options in rows_of_interest()? {
-        let (network, bytes) = packed(&model, &calibration, &folded, &options, &drawn, 0)?;
+        let (network, bytes) = calibrated.pack(&options)?;
         rows.push(Subject::Packed {
             network: Box::new(network),
             name: options.widths.to_string(),
             bytes: bytes.len() as u64,
         });
     }
-    let float = Subject::Float(Box::new(model));
+    let float = Subject::Float(Box::new(calibrated.model));
     for subject in std::iter::once(&float).chain(&rows) {
         results.add(subject, &subject.evaluate(&test, &device)?);
     }
