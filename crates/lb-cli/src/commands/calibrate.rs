@@ -66,14 +66,7 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
         let path = out.join(file_name(model, &options));
         lb_format::atomic::write(&path, &bytes)?;
         let simulated = ptq::unpack(&network, &device)?;
-        let layers = report::layers(
-            &folded,
-            &simulated,
-            &network,
-            &drawn,
-            &normalization,
-            &device,
-        )?;
+        let layers = report::layers(folded, &simulated, &network, drawn, &normalization, &device)?;
         let size = bytes.len() as u64;
         if args.json {
             println!(
