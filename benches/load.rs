@@ -33,7 +33,8 @@ fn load(c: &mut Criterion) {
                     .num_workers(1)
                     .set_device(Device::flex())
                     .build(epoch);
-                loader.iter().filter(Result::is_ok).count()
+                let batches = loader.iter().filter(Result::is_ok).count();
+                assert_eq!(batches, IMAGES / BATCH);
             });
         });
     }
