@@ -47,14 +47,4 @@ impl QScheme {
             granularity,
         }
     }
-
-    /// Unsigned codes, one scale: the scheme of every activation here.
-    pub const fn activation(bits: BitWidth) -> Self {
-        Self {
-            bits,
-            signed: false,
-            symmetry: Symmetry::Affine,
-            granularity: Granularity::PerTensor,
-        }
-    }
 }

@@ -61,16 +61,6 @@ impl Histogram {
         self.limit / BINS as f32
     }
 
-    /// Counts by magnitude of values above zero.
-    pub fn positive(&self) -> &[u64] {
-        &self.positive
-    }
-
-    /// Counts by magnitude of values below zero.
-    pub fn negative(&self) -> &[u64] {
-        &self.negative
-    }
-
     /// `(centre, count)` of every bin that holds something, most negative first; zeros are left
     /// out, as they are always exact.
     pub fn bins(&self) -> impl Iterator<Item = (f32, u64)> + '_ {

@@ -17,21 +17,21 @@ pub struct Statistics {
     moving: Option<(f32, f32)>,
     histogram: Histogram,
     channel_sum: Vec<f64>,
+    failed: Option<String>,
 }
 
 impl Statistics {
-    /// Adds a batch. NaN and infinity are counted, and reported when a range is asked for.
+    /// Adds a batch. NaN, infinity and a failing device are reported by [`check`](Self::check),
+    /// as a forward pass has no way to.
     ///
     /// # Shapes
     /// `x`: `[N, C, H, W]`
     pub fn observe(&mut self, x: Tensor<4>) {
-        let [n, c, h, w] = x.dims();
-        let values: Vec<f32> = match x.try_to_vec_as() {
-            Ok(values) => values,
-            // A value that cannot be read is not finite either; `check` reports it.
-            Err(_) => vec![f32::NAN; n * c * h * w],
-        };
-        self.add(&values, c, h * w);
+        let [_, c, h, w] = x.dims();
+        match x.try_to_vec_as::<f32>() {
+            Ok(values) => self.add(&values, c, h * w),
+            Err(e) => self.failed = Some(e.to_string()),
+        }
     }
 
     fn add(&mut self, values: &[f32], channels: usize, plane: usize) {
@@ -63,8 +63,11 @@ impl Statistics {
     /// Whether the statistics can be used.
     ///
     /// # Errors
-    /// If nothing was observed, or NaN or infinity was.
+    /// If nothing was observed, NaN or infinity was, or the device failed.
     pub fn check(&self) -> Result<(), CoreError> {
+        if let Some(e) = &self.failed {
+            return Err(CoreError::Device(e.clone()));
+        }
         match (self.non_finite, self.range) {
             (0, Some(_)) => Ok(()),
             (0, None) => Err(CoreError::NothingObserved),

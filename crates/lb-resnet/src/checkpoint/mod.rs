@@ -6,11 +6,32 @@ mod pytorch;
 pub use native::{Checkpoint, arch_of, from_bytes, load, normalization, save};
 pub use pytorch::{ImportRequest, import};
 
+use std::path::Path;
+
 use burn::module::{Module, ModuleVisitor, Param};
 use burn::store::ApplyResult;
 use burn::tensor::Tensor;
 
+use crate::ResnetError;
 use crate::model::FloatNet;
+
+/// Largest file that is read; `resnet20-wide` takes 45 MB.
+const MAX_BYTES: u64 = 1 << 30;
+
+/// Refuses what cannot be opened, and what is larger than any network here.
+fn check_size(path: &Path) -> Result<(), ResnetError> {
+    let metadata = std::fs::metadata(path).map_err(|source| ResnetError::Io {
+        path: path.to_owned(),
+        source,
+    })?;
+    match metadata.len() {
+        size if size > MAX_BYTES => {
+            let problem = format!("{size} bytes is too large; at most {MAX_BYTES} are read");
+            Err(ResnetError::checkpoint(path, problem))
+        }
+        _ => Ok(()),
+    }
+}
 
 /// `missing: a, b; misshaped: …` of what did not fit, or `None` if everything did.
 fn mismatches(result: &ApplyResult) -> Option<String> {
@@ -51,10 +72,14 @@ fn finite(net: &FloatNet) -> Result<(), String> {
         }
         fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
             if self.bad.is_none() {
-                let values = param.val().try_to_vec_as::<f32>().unwrap_or_default();
-                if values.iter().any(|v| !v.is_finite()) {
-                    self.bad = Some(self.path.join("."));
-                }
+                let path = self.path.join(".");
+                self.bad = match param.val().try_to_vec_as::<f32>() {
+                    Err(e) => Some(format!("parameter `{path}` cannot be read: {e}")),
+                    Ok(values) if values.iter().any(|v| !v.is_finite()) => {
+                        Some(format!("parameter `{path}` holds NaN or infinity"))
+                    }
+                    Ok(_) => None,
+                };
             }
         }
     }
@@ -63,8 +88,5 @@ fn finite(net: &FloatNet) -> Result<(), String> {
         bad: None,
     };
     net.visit(&mut check);
-    match check.bad {
-        Some(path) => Err(format!("parameter `{path}` holds NaN or infinity")),
-        None => Ok(()),
-    }
+    check.bad.map_or(Ok(()), Err)
 }

@@ -16,8 +16,6 @@ use crate::model::{Arch, FloatNet, Shortcut};
 
 const KEY: &str = "lb";
 const VERSION: u32 = 1;
-/// Largest checkpoint that is read; `resnet20-wide` takes 45 MB.
-const MAX_BYTES: u64 = 1 << 30;
 
 /// A float network and what it is.
 #[derive(Clone, Debug)]
@@ -82,17 +80,11 @@ pub fn save(path: &Path, checkpoint: &Checkpoint) -> Result<(), ResnetError> {
 /// # Errors
 /// Names the file and what is wrong with it.
 pub fn load(path: &Path, device: &Device) -> Result<Checkpoint, ResnetError> {
+    super::check_size(path)?;
     let io = |source| ResnetError::Io {
         path: path.to_owned(),
         source,
     };
-    let size = std::fs::metadata(path).map_err(io)?.len();
-    if size > MAX_BYTES {
-        return Err(ResnetError::checkpoint(
-            path,
-            format!("{size} bytes is too large"),
-        ));
-    }
     from_bytes(path, std::fs::read(path).map_err(io)?, device)
 }
 

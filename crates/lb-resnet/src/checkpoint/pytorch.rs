@@ -14,7 +14,7 @@ use burn::store::{
 use burn::tensor::Device;
 use lb_format::NetworkInfo;
 
-use super::{Checkpoint, finite, mismatches};
+use super::{Checkpoint, check_size, finite, mismatches};
 use crate::ResnetError;
 use crate::model::{Arch, FloatNet, Shortcut};
 
@@ -55,11 +55,7 @@ pub fn import(
         trained_on: String::new(),
     };
     info.validate().map_err(|e| fail(e.to_string()))?;
-    let file = std::fs::File::open(path).map_err(|source| ResnetError::Io {
-        path: path.to_owned(),
-        source,
-    })?;
-    drop(file);
+    check_size(path)?;
     let remap = remapper(&request.arch);
     let fresh = || {
         FloatNet::init(

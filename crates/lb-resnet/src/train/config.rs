@@ -77,6 +77,8 @@ impl TrainConfig {
         within("the momentum", self.momentum, 0.0, 0.9999)?;
         within("the weight decay", self.weight_decay, 0.0, 1.0)?;
         within("label smoothing", self.label_smoothing, 0.0, 0.9)?;
+        let jitter = self.augment.color_jitter.unwrap_or(0.0);
+        within("the colour jitter", f64::from(jitter), 0.0, 1.0)?;
         within("the EMA decay", self.ema.unwrap_or(0.0), 0.0, 0.999_999)
     }
 

@@ -8,6 +8,7 @@ mod state;
 mod step;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use burn::data::dataloader::DataLoaderBuilder;
 use burn::module::Module;
@@ -60,6 +61,9 @@ pub struct Progress {
     /// Learning rate of the step.
     pub learning_rate: f64,
 }
+
+/// Longest time between two saved states: what a crash in a long epoch costs.
+const SAVE_EVERY: Duration = Duration::from_secs(300);
 
 /// Watches a training run.
 pub trait Monitor {
@@ -120,6 +124,7 @@ pub fn train(
         normalization,
         size: (data.train.height(), data.train.width()),
     };
+    let mut saved = Instant::now();
     while state.position.epoch < config.epochs {
         let epoch = state.position.epoch;
         // A last batch of another size would weigh its images more; it is left out.
@@ -149,9 +154,12 @@ pub fn train(
                 accuracy: running.accuracy(),
                 learning_rate,
             });
-            if !go_on {
+            if !go_on || saved.elapsed() > SAVE_EVERY {
                 stepper.flush(&mut state)?;
                 folder.save_state(&identity, &state.store()?)?;
+                saved = Instant::now();
+            }
+            if !go_on {
                 return Ok(Outcome {
                     epochs: state.history,
                     finished: false,

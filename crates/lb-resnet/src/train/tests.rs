@@ -141,7 +141,7 @@ fn senseless_configurations_are_named() {
 }
 
 #[test]
-fn accuracy_rises() {
+fn the_loss_falls() {
     let dir = tempfile::tempdir().unwrap();
     let config = TrainConfig {
         epochs: 8,
