@@ -11,7 +11,7 @@ use crate::backend::Backend;
 
 /// Low-bit neural networks in pure Rust: train, import, calibrate, quantize, evaluate.
 #[derive(Debug, Parser)]
-#[command(version, about, propagate_version = true)]
+#[command(name = "lb", version, about, propagate_version = true)]
 #[command(
     after_help = "Exit codes: 0 done, 1 failed, 2 command line not understood, 130 interrupted."
 )]
