@@ -19,12 +19,12 @@ pub enum FormatError {
     /// The container is sound, but holds something else than a quantized network.
     #[error("not a quantized network of `lb` ({0}); `lb calibrate` writes them")]
     NotQuantized(String),
-    /// Written by a newer `lb`.
-    #[error("format version {found}, but this `lb` reads up to {supported}: update `lb`")]
+    /// Written by another `lb`.
+    #[error("format version {found}, but this `lb` reads version {supported}: {}", if found > supported { "update `lb`" } else { "write it again with `lb calibrate`" })]
     Version {
         /// Version in the file.
         found: u32,
-        /// Newest version that this code reads.
+        /// The version that this code reads.
         supported: u32,
     },
     /// The tensor data changed after it was written.

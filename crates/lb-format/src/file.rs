@@ -1,7 +1,8 @@
 //! The packed file (`.lbq`): a safetensors container.
 //!
 //! Its one metadata entry, `lb`, is JSON: format version, a CRC-32 over the JSON and all tensor
-//! data, the network's description, its layers (geometry and width) and its activations. The tensors:
+//! data, the network's description, its layers (geometry and width), its activations and its graph.
+//! The tensors:
 //!
 //! | name | type | shape |
 //! |---|---|---|
@@ -20,12 +21,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::network::{Recipe, Weight};
 use crate::{
-    Activation, Affine, BitWidth, FormatError, Layer, LayerKind, NetworkInfo, PackedTensor,
+    Activation, Affine, BitWidth, FormatError, Graph, Layer, LayerKind, NetworkInfo, PackedTensor,
     QParams, QuantizedNetwork, atomic,
 };
 
-/// Newest format version.
-pub const VERSION: u32 = 1;
+/// The format version that is written and read.
+pub const VERSION: u32 = 2;
 
 /// Largest file that is read. The networks of this project take at most some megabytes.
 pub const MAX_BYTES: u64 = 1 << 30;
@@ -40,6 +41,7 @@ struct Header {
     recipe: Recipe,
     layers: Vec<LayerHeader>,
     activations: Vec<Activation>,
+    graph: Graph,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -156,6 +158,7 @@ pub fn to_bytes(network: &QuantizedNetwork) -> Result<Vec<u8>, FormatError> {
             })
             .collect(),
         activations: network.activations.clone(),
+        graph: network.graph.clone(),
     };
     header.crc32 = checksum(
         &header,
@@ -219,6 +222,7 @@ pub fn from_bytes(bytes: &[u8]) -> Result<QuantizedNetwork, FormatError> {
         recipe: header.recipe,
         layers,
         activations: header.activations,
+        graph: header.graph,
     };
     network.validate()?;
     Ok(network)
@@ -336,6 +340,7 @@ fn i32_values(bytes: &[u8]) -> Vec<i32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::graph::{Op, Shape};
     use proptest::prelude::*;
 
     fn network() -> QuantizedNetwork {
@@ -401,6 +406,14 @@ mod tests {
                     },
                 )),
             }],
+            graph: {
+                let mut g = Graph::new(Shape::new(3, 8, 8));
+                let x = g.push(Op::activation("input"), &[0]);
+                let x = g.push(Op::conv("stem"), &[x]);
+                let x = g.push(Op::GlobalAveragePool, &[x]);
+                g.push(Op::linear("linear"), &[x]);
+                g
+            },
         }
     }
 
@@ -440,13 +453,14 @@ mod tests {
 
     #[test]
     fn invalid_networks_are_not_written() {
-        let broken: [fn(&mut QuantizedNetwork); 6] = [
+        let broken: [fn(&mut QuantizedNetwork); 7] = [
             |n| n.layers[0].bias[0] = f32::NAN,
             |n| n.layers[0].bias.push(0.0),
             |n| n.layers[1].name = "stem".into(),
             |n| n.activations[0].qparams.as_mut().unwrap().affine[0].scale = 0.0,
             |n| n.info.classes.clear(),
             |n| n.info.std[1] = 0.0,
+            |n| n.graph.nodes.truncate(3),
         ];
         for (i, f) in broken.into_iter().enumerate() {
             let mut net = network();
@@ -458,7 +472,7 @@ mod tests {
     #[test]
     fn another_version_is_called_that() {
         let text = String::from_utf8_lossy(&to_bytes(&network()).unwrap()).into_owned();
-        assert!(text.contains(r#"\"version\":1"#));
+        assert!(text.contains(r#"\"version\":2"#));
         let bytes: Vec<u8> = to_bytes(&network()).unwrap();
         let at = bytes
             .windows(12)

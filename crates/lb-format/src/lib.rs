@@ -6,6 +6,7 @@
 //! | [`affine`] | the quantization formula, scalar form |
 //! | [`packed`] | sub-byte codes, really packed: one canonical bit layout |
 //! | [`network`] | layers, activations and provenance of a quantized network |
+//! | [`graph`] | the order in which they are applied; every edge's shape and codes |
 //! | [`file`](mod@file) | the `.lbq` file: a safetensors container, validated on reading |
 //! | [`atomic`] | write to a temporary name, then rename |
 //!
@@ -31,6 +32,7 @@ pub mod atomic;
 pub mod bits;
 mod error;
 pub mod file;
+pub mod graph;
 pub mod network;
 pub mod packed;
 
@@ -38,5 +40,6 @@ pub use affine::{Affine, QParams};
 pub use bits::{BitWidth, CodeRange};
 pub use error::FormatError;
 pub use file::{read, write};
+pub use graph::Graph;
 pub use network::{Activation, Layer, LayerKind, NetworkInfo, QuantizedNetwork, Weight};
 pub use packed::PackedTensor;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{FormatError, PackedTensor, QParams};
+use crate::{FormatError, Graph, PackedTensor, QParams};
 
 /// A quantized network: everything that is needed to run it, and how it came to be.
 #[derive(Clone, Debug, PartialEq)]
@@ -15,6 +15,8 @@ pub struct QuantizedNetwork {
     pub layers: Vec<Layer>,
     /// Activation quantizers, in order of execution.
     pub activations: Vec<Activation>,
+    /// How they are connected.
+    pub graph: Graph,
 }
 
 /// What a network computes: its topology by name, its input and its classes.
@@ -150,6 +152,11 @@ impl QuantizedNetwork {
     /// Names the first value that is wrong.
     pub fn validate(&self) -> Result<(), FormatError> {
         self.info.validate()?;
+        let parts = self.layers.len() + self.activations.len();
+        if parts > crate::graph::MAX_NODES {
+            let problem = format!("{parts}, at most {}", crate::graph::MAX_NODES);
+            return Err(FormatError::invalid("layers and activations", problem));
+        }
         let mut names = std::collections::HashSet::new();
         for layer in &self.layers {
             layer.validate()?;
@@ -172,6 +179,7 @@ impl QuantizedNetwork {
                 return Err(FormatError::invalid(what, "the name stands twice"));
             }
         }
+        self.graph.edges(self)?;
         Ok(())
     }
 
@@ -199,6 +207,15 @@ impl QuantizedNetwork {
 }
 
 impl NetworkInfo {
+    /// The real value that the network sees for the byte `pixel` in channel `c`:
+    /// `(pixel / 255 − mean) / std`, in `f32`.
+    ///
+    /// # Panics
+    /// If `c` is not 0, 1 or 2.
+    pub fn real_pixel(&self, c: usize, pixel: u8) -> f32 {
+        (f32::from(pixel) / 255.0 - self.mean[c]) / self.std[c]
+    }
+
     /// Most classes that a network may have.
     pub const MAX_CLASSES: usize = 1000;
 
@@ -236,6 +253,9 @@ impl NetworkInfo {
 impl Layer {
     fn validate(&self) -> Result<(), FormatError> {
         let what = format!("layer `{}`", self.name);
+        if self.name.is_empty() || self.name.len() > 200 {
+            return Err(FormatError::invalid(what, "names have 1 to 200 bytes"));
+        }
         let shape = self.weight.shape();
         let axes = match self.kind {
             LayerKind::Conv { stride, padding } => {

@@ -10,6 +10,7 @@
 //! the same statistics.
 
 mod fold;
+mod lower;
 mod observe;
 mod pack;
 mod plan;

@@ -6,6 +6,7 @@ use lb_format::network::Recipe;
 use lb_format::{Activation, FormatError, Layer, NetworkInfo, QuantizedNetwork};
 use lb_nn::{ConvBn, FloatAct, Nonlinearity, QuantAct, QuantConv2d, QuantLinear};
 
+use super::lower::lower;
 use crate::ResnetError;
 use crate::checkpoint::arch_of;
 use crate::model::{ActSite, ConvSite, FloatNet, QuantNet, Rewrite};
@@ -26,6 +27,7 @@ pub fn pack(
         recipe,
         layers: pack.layers,
         activations: pack.activations,
+        graph: lower(net),
     };
     network.validate()?;
     Ok(network)
@@ -49,6 +51,10 @@ pub fn unpack(packed: &QuantizedNetwork, device: &Device) -> Result<QuantNet, Re
     if unpack.seen != stored {
         let problem = format!("{stored} parts, {arch} has {}", unpack.seen);
         return Err(FormatError::invalid("layers and activations", problem).into());
+    }
+    // An engine runs the graph, the simulation the architecture: they must be the same network.
+    if lower(&net) != packed.graph {
+        return Err(FormatError::invalid("graph", format!("is not that of {arch}")).into());
     }
     Ok(net)
 }

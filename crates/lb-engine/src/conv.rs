@@ -1,0 +1,246 @@
+//! A convolution as kernels see it. A linear layer is one of 1×1 on a 1×1 image.
+
+use lb_format::QParams;
+
+use crate::EngineError;
+use crate::integer::IntegerLayer;
+use crate::plane::Plane;
+use crate::requant::Requant;
+
+/// What a layer does to its accumulators, before a kernel is chosen.
+#[derive(Clone, Debug)]
+pub struct Epilogue {
+    /// Scale and zero point of the residual's codes, `(1, 0)` for real values; `None` without.
+    pub residual: Option<(f32, i32)>,
+    /// Whether negative results become zero.
+    pub relu: bool,
+    /// Parameters of the output; `None` for real values.
+    pub output: Option<QParams>,
+}
+
+/// A convolution with everything that is known before any image is.
+#[derive(Clone, Debug)]
+pub struct Conv {
+    /// Integer weights.
+    pub layer: IntegerLayer,
+    /// Layout of the input's codes.
+    pub input: Plane,
+    /// Largest input code.
+    pub input_max: i32,
+    /// Whether input codes are bytes, or 16 bits.
+    pub input_bytes: bool,
+    /// Layout of the output.
+    pub output: Plane,
+    /// How the output is held.
+    pub output_kind: Kind,
+    /// Layout and kind of the residual.
+    pub residual: Option<(Plane, Kind)>,
+    /// `−z_x Σ q`, one per output channel: where an accumulator starts.
+    pub start: Vec<i64>,
+    /// `z_x · K`, subtracted from a sum of raw input codes.
+    pub sum_start: i64,
+    /// Accumulator to output.
+    pub requant: Requant,
+}
+
+/// How values are held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Codes of at most 8 bits.
+    U8,
+    /// Codes of 16 bits.
+    U16,
+    /// Real values.
+    F32,
+}
+
+impl Conv {
+    /// Puts the constants of [`requant`](crate::requant) together.
+    ///
+    /// # Errors
+    /// If a constant is not finite, or an accumulator could leave 64 bits.
+    pub fn new(
+        layer: IntegerLayer,
+        (input, input_params): (Plane, &QParams),
+        (output, output_kind): (Plane, Kind),
+        residual: Option<(Plane, Kind)>,
+        epilogue: &Epilogue,
+    ) -> Result<Self, EngineError> {
+        let numeric = |problem: String| EngineError::Numeric {
+            layer: layer.name.clone(),
+            problem,
+        };
+        let range = input_params.range();
+        let x = input_params.channel(0);
+        // Codes are held from 0, whatever their signedness.
+        let zero = i64::from(x.zero_point - range.lo);
+        let input_max = range.steps();
+        let depth = layer.depth() as i64;
+        let start: Vec<i64> = (0..layer.c_out)
+            .map(|c| -zero * layer.channel(c).iter().map(|&q| i64::from(q)).sum::<i64>())
+            .collect();
+        let (s_x, s_y) = (
+            f64::from(x.scale),
+            (epilogue.output.as_ref()).map_or(1.0, |q| f64::from(q.channel(0).scale)),
+        );
+        let (s_r, z_r) = epilogue.residual.unwrap_or((0.0, 0));
+        let (mut acc, mut sum, mut bias) = (Vec::new(), Vec::new(), Vec::new());
+        for c in 0..layer.c_out {
+            acc.push((s_x * f64::from(layer.scale[c]) / s_y) as f32);
+            sum.push((s_x * f64::from(layer.offset[c]) / s_y) as f32);
+            let shifted = f64::from(layer.bias[c]) - f64::from(s_r) * f64::from(z_r);
+            bias.push((shifted / s_y) as f32);
+        }
+        let residual_scale = (f64::from(s_r) / s_y) as f32;
+        // Every term stays far inside f32, so that no step of (6) can give an infinity.
+        let largest = (depth * i64::from(input_max) * 70_000) as f64;
+        for t in acc.iter().chain(&sum).chain([&residual_scale]).chain(&bias) {
+            if !t.is_finite() || f64::from(*t).abs() * largest > 1e36 {
+                return Err(numeric(format!(
+                    "its scales give the factor {t:e}, too large to compute with"
+                )));
+            }
+        }
+        let bounds = match &epilogue.output {
+            Some(q) => {
+                let (r, z) = (q.range(), q.channel(0).zero_point);
+                let lo = if epilogue.relu { z } else { r.lo };
+                ((lo - z) as f32, (r.hi - z) as f32)
+            }
+            None if epilogue.relu => (0.0, f32::INFINITY),
+            None => (f32::NEG_INFINITY, f32::INFINITY),
+        };
+        let zero_point =
+            (epilogue.output.as_ref()).map_or(0, |q| q.channel(0).zero_point - q.range().lo);
+        let with_offset = layer.offset.iter().any(|&o| o != 0.0);
+        Ok(Self {
+            requant: Requant {
+                acc,
+                sum: with_offset.then_some(sum),
+                residual: residual_scale,
+                bias,
+                bounds,
+                zero_point,
+            },
+            layer,
+            input,
+            input_max,
+            input_bytes: input_params.bits.get() <= 8,
+            output,
+            output_kind,
+            residual,
+            start,
+            sum_start: zero * depth,
+        })
+    }
+
+    /// Multiply-accumulates an image, padding included.
+    pub fn macs(&self) -> usize {
+        self.output.height * self.output.width * self.layer.c_out * self.layer.depth()
+    }
+
+    /// Whether inputs are bytes, weights are `i8`, and no partial sum can leave 32 bits: what the
+    /// vector kernels need.
+    pub fn is_narrow(&self) -> bool {
+        let largest = (0..self.layer.c_out).map(|c| {
+            let magnitude: i64 = (self.layer.channel(c).iter())
+                .map(|&q| i64::from(q).abs())
+                .sum();
+            magnitude * i64::from(self.input_max) + self.start[c].abs()
+        });
+        self.input_bytes
+            && self.output_kind != Kind::U16
+            && self.residual.is_none_or(|(_, kind)| kind != Kind::U16)
+            && self.layer.fits_i8()
+            && largest.max().unwrap_or(0) <= i64::from(i32::MAX)
+    }
+
+    /// Index of the first input value under output (`y`, `x`).
+    pub fn window(&self, y: usize, x: usize) -> usize {
+        let inset = self.input.border - self.layer.padding;
+        (self.input).padded(y * self.layer.stride + inset, x * self.layer.stride + inset)
+    }
+}
+
+/// Values of an edge, read.
+#[derive(Clone, Copy, Debug)]
+pub enum Values<'a> {
+    /// Codes of at most 8 bits.
+    U8(&'a [u8]),
+    /// Codes of 16 bits.
+    U16(&'a [u16]),
+    /// Real values.
+    F32(&'a [f32]),
+}
+
+/// Values of an edge, written.
+#[derive(Debug)]
+pub enum ValuesMut<'a> {
+    /// Codes of at most 8 bits.
+    U8(&'a mut [u8]),
+    /// Codes of 16 bits.
+    U16(&'a mut [u16]),
+    /// Real values.
+    F32(&'a mut [f32]),
+}
+
+impl Values<'_> {
+    /// The value at `i`: exact, codes have at most 16 bits.
+    #[inline]
+    pub fn real(&self, i: usize) -> f32 {
+        match self {
+            Self::U8(v) => f32::from(v[i]),
+            Self::U16(v) => f32::from(v[i]),
+            Self::F32(v) => v[i],
+        }
+    }
+
+    /// How they are held.
+    pub const fn kind(&self) -> Kind {
+        match self {
+            Self::U8(_) => Kind::U8,
+            Self::U16(_) => Kind::U16,
+            Self::F32(_) => Kind::F32,
+        }
+    }
+
+    /// How many there are, [`TAIL`](crate::plane::TAIL) included.
+    pub const fn len(&self) -> usize {
+        match self {
+            Self::U8(v) => v.len(),
+            Self::U16(v) => v.len(),
+            Self::F32(v) => v.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub const fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl ValuesMut<'_> {
+    /// The same values, to read.
+    pub const fn as_ref(&self) -> Values<'_> {
+        match self {
+            Self::U8(v) => Values::U8(v),
+            Self::U16(v) => Values::U16(v),
+            Self::F32(v) => Values::F32(v),
+        }
+    }
+}
+
+/// The buffers of one convolution of one image.
+#[derive(Debug)]
+pub struct Io<'a> {
+    /// Input codes, `[H + 2·border, W + 2·border, stride]` and [`TAIL`](crate::plane::TAIL).
+    pub input: Values<'a>,
+    /// Residual, as [`Conv::residual`] says.
+    pub residual: Option<Values<'a>>,
+    /// Sums of window codes, one per output position, if [`Requant::sum`] is there.
+    pub sums: &'a [i32],
+    /// Output; its border is not touched.
+    pub output: ValuesMut<'a>,
+    /// At least [`Run::scratch`](crate::kernel::Run::scratch) bytes, of any content.
+    pub scratch: &'a mut [u8],
+}

@@ -1,0 +1,120 @@
+//! Kernels: ways to run a [`Conv`], all with the same bits.
+//!
+//! A kernel is one file and one line in [`available`]. It says what it can run and at what cost,
+//! and prepares the weights once, in whatever order suits it. `unsafe` lives here and nowhere else;
+//! whoever holds an instruction-set token ([`isa`]) knows that the CPU has it.
+
+#![allow(unsafe_code)]
+
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+pub mod isa;
+pub mod scalar;
+pub mod window_sum;
+
+use crate::EngineError;
+use crate::conv::{Conv, Io, Values};
+
+/// A way to run convolutions.
+pub trait Kernel: Sync + Send {
+    /// Its name, as `LB_KERNEL` says it.
+    fn name(&self) -> &'static str;
+
+    /// Modelled cost of one image in units that only compare kernels of one machine (about
+    /// nanoseconds); `None` if it cannot run `conv`.
+    fn cost(&self, conv: &Conv) -> Option<f64>;
+
+    /// Prepares `conv`: weights packed in this kernel's order.
+    ///
+    /// # Panics
+    /// May panic if [`cost`](Self::cost) is `None`.
+    fn prepare(&self, conv: Conv) -> Box<dyn Run>;
+}
+
+/// A prepared convolution.
+pub trait Run: Send + Sync {
+    /// What it runs.
+    fn conv(&self) -> &Conv;
+
+    /// Bytes of scratch memory it wants.
+    fn scratch(&self) -> usize {
+        0
+    }
+
+    /// Runs it for one image. Checks every buffer's length.
+    ///
+    /// # Panics
+    /// If a buffer is shorter than its layout, or of another kind.
+    fn run(&self, io: Io);
+}
+
+/// The kernels of this machine, best first, ending in `scalar`, which runs everything.
+pub fn available() -> Vec<Box<dyn Kernel>> {
+    let mut kernels: Vec<Box<dyn Kernel>> = Vec::new();
+    kernels.push(Box::new(scalar::Scalar));
+    kernels
+}
+
+/// The kernels called `names` (comma-separated) and `scalar` behind them; without names, all
+/// [`available`] ones.
+///
+/// # Errors
+/// If one is not available.
+pub fn named(names: Option<&str>) -> Result<Vec<Box<dyn Kernel>>, EngineError> {
+    let mut all = available();
+    let Some(names) = names else { return Ok(all) };
+    let asked: Vec<&str> = names.split(',').map(str::trim).collect();
+    let known: Vec<&'static str> = all.iter().map(|k| k.name()).collect();
+    if let Some(unknown) = asked.iter().find(|a| !known.contains(a)) {
+        return Err(EngineError::NoKernel {
+            asked: (*unknown).into(),
+            available: known,
+        });
+    }
+    all.retain(|k| asked.contains(&k.name()) || k.name() == scalar::Scalar.name());
+    Ok(all)
+}
+
+/// Checks that `io` has what `conv` describes, so that a kernel may index without looking.
+///
+/// # Panics
+/// If it does not.
+pub fn check(conv: &Conv, io: &Io, scratch: usize) {
+    use crate::plane::TAIL;
+    assert!(io.input.len() >= conv.input.len() + TAIL, "input too short");
+    let output = io.output.as_ref();
+    assert_eq!(output.kind(), conv.output_kind, "kind of the output");
+    assert!(output.len() >= conv.output.len() + TAIL, "output too short");
+    let residual = io.residual.as_ref().map(Values::kind);
+    assert_eq!(residual, conv.residual.map(|r| r.1), "kind of the residual");
+    if let (Some(values), Some((plane, _))) = (&io.residual, conv.residual) {
+        assert!(values.len() >= plane.len() + TAIL, "residual too short");
+        let size = (plane.height, plane.width, plane.channels);
+        let out = conv.output;
+        assert_eq!(
+            size,
+            (out.height, out.width, out.channels),
+            "residual's size"
+        );
+    }
+    if conv.requant.sum.is_some() {
+        let positions = conv.output.height * conv.output.width;
+        assert!(
+            io.sums.len() >= positions + window_sum::SLACK,
+            "sums too short"
+        );
+    }
+    assert!(io.scratch.len() >= scratch, "scratch too short");
+    let [kh, kw] = conv.layer.kernel;
+    let (i, o, p) = (conv.input, conv.output, conv.layer.padding);
+    assert!(
+        i.border >= p
+            && (o.height - 1) * conv.layer.stride + kh <= i.height + 2 * p
+            && (o.width - 1) * conv.layer.stride + kw <= i.width + 2 * p
+            && i.channels == conv.layer.c_in
+            && o.channels == conv.layer.c_out
+            && o.stride.is_multiple_of(16)
+            && i.stride.is_multiple_of(4),
+        "the planes do not fit the layer"
+    );
+}

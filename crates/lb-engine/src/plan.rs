@@ -1,0 +1,280 @@
+//! A network made ready to run: weights packed, kernels chosen, memory laid out. Made once, shared
+//! by any number of sessions.
+
+use lb_format::QuantizedNetwork;
+use lb_format::graph::Shape;
+
+use crate::EngineError;
+use crate::buffers::{Assignment, Buffer, Slot};
+use crate::conv::{Conv, Epilogue, Kind};
+use crate::fuse::{Fused, Value, ValueId, fuse};
+use crate::integer::IntegerLayer;
+use crate::kernel::{self, Kernel, Run, window_sum};
+use crate::plane::Plane;
+use crate::simple::{CodeTable, ImageTable, Pool};
+
+/// Most bytes that one session may take.
+pub const MAX_MEMORY: usize = 1 << 31;
+
+/// Weights beyond which a layer's are loaded once for several images instead of once an image: half
+/// of a usual second-level cache.
+const RESIDENT_WEIGHTS: usize = 512 << 10;
+
+/// Images that go through a layer together where its weights are not resident.
+const GROUP: usize = 8;
+
+/// A network made ready to run.
+pub struct Plan {
+    pub(crate) steps: Vec<Step>,
+    pub(crate) values: Vec<(Plane, Kind)>,
+    pub(crate) assignment: Assignment,
+    pub(crate) logits: ValueId,
+    pub(crate) group: usize,
+    pub(crate) sums: usize,
+    pub(crate) pixels: usize,
+    pub(crate) scratch: usize,
+    input: Shape,
+    classes: Vec<String>,
+    widths: String,
+}
+
+/// One operation, ready to run.
+pub(crate) struct Step {
+    /// For people: the layer's name or the operation's.
+    pub name: String,
+    pub run: Operation,
+    pub inputs: Vec<ValueId>,
+    pub out: ValueId,
+}
+
+pub(crate) enum Operation {
+    Image(Box<ImageTable>),
+    Table(CodeTable),
+    Pad {
+        stride: usize,
+    },
+    MaxPool {
+        size: usize,
+        stride: usize,
+    },
+    Conv {
+        run: Box<dyn Run>,
+        kernel: &'static str,
+    },
+    Pool(Pool),
+}
+
+/// What a plan does for one layer.
+#[derive(Clone, Debug)]
+pub struct LayerPlan {
+    /// The layer's name, or the operation's.
+    pub name: String,
+    /// Kernel that runs it; `None` for operations that multiply nothing.
+    pub kernel: Option<&'static str>,
+    /// Multiply-accumulates an image, padding included.
+    pub macs: usize,
+    /// Output.
+    pub output: Shape,
+}
+
+impl Plan {
+    /// Plans `network` for this machine's kernels, or those that the environment variable
+    /// `LB_KERNEL` names (comma-separated; `scalar` runs what they cannot).
+    ///
+    /// # Errors
+    /// If the network is invalid, not all integer, or asks for an unknown kernel.
+    pub fn new(network: &QuantizedNetwork) -> Result<Self, EngineError> {
+        let asked = std::env::var("LB_KERNEL").ok().filter(|k| !k.is_empty());
+        Self::with_kernels(network, &kernel::named(asked.as_deref())?)
+    }
+
+    /// Plans `network` for these kernels, of which each layer takes the cheapest.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); also if no kernel runs a layer.
+    pub fn with_kernels(
+        network: &QuantizedNetwork,
+        kernels: &[Box<dyn Kernel>],
+    ) -> Result<Self, EngineError> {
+        network.validate()?;
+        let (fused, values) = fuse(network)?;
+        let planes: Vec<(Plane, Kind)> = values.iter().map(layout).collect();
+        let uses: Vec<_> = fused.iter().map(|f| (f.inputs(), f.out())).collect();
+        let mut plan = Self {
+            logits: fused.last().expect("a network has layers").out(),
+            assignment: Assignment::new(&planes, &uses),
+            values: planes,
+            steps: Vec::with_capacity(fused.len()),
+            group: 1,
+            sums: 0,
+            pixels: 0,
+            scratch: 0,
+            input: network.graph.input,
+            classes: network.info.classes.clone(),
+            widths: network.recipe.widths.clone(),
+        };
+        for f in &fused {
+            let step = plan.step(network, f, &values, kernels)?;
+            plan.steps.push(step);
+        }
+        let memory: usize = (plan.assignment.buffers.iter())
+            .map(|(plane, kind)| Buffer::size(plane, *kind, plan.group))
+            .sum();
+        if memory > MAX_MEMORY {
+            let reason = format!("it takes {memory} bytes a session, at most {MAX_MEMORY}");
+            return Err(EngineError::unsupported("graph", reason));
+        }
+        Ok(plan)
+    }
+
+    /// Size of an image.
+    pub fn input(&self) -> Shape {
+        self.input
+    }
+
+    /// Bytes of an image.
+    pub fn image_bytes(&self) -> usize {
+        self.input.channels * self.input.height * self.input.width
+    }
+
+    /// Class names, in the order of the logits.
+    pub fn classes(&self) -> &[String] {
+        &self.classes
+    }
+
+    /// Widths in words, e.g. `W4A4, edge layers W8A8`.
+    pub fn widths(&self) -> &str {
+        &self.widths
+    }
+
+    /// What it does, operation by operation.
+    pub fn layers(&self) -> Vec<LayerPlan> {
+        let layer = |step: &Step| {
+            let (plane, _) = self.values[step.out];
+            let (kernel, macs) = match &step.run {
+                Operation::Conv { run, kernel } => (Some(*kernel), run.conv().macs()),
+                _ => (None, 0),
+            };
+            LayerPlan {
+                name: step.name.clone(),
+                kernel,
+                macs,
+                output: Shape::new(plane.channels, plane.height, plane.width),
+            }
+        };
+        self.steps.iter().map(layer).collect()
+    }
+
+    /// The kernels it uses, the one with most multiply-accumulates first.
+    pub fn kernels(&self) -> Vec<&'static str> {
+        let mut macs: Vec<(&'static str, usize)> = Vec::new();
+        for l in self.layers() {
+            let Some(kernel) = l.kernel else { continue };
+            match macs.iter_mut().find(|(k, _)| *k == kernel) {
+                Some((_, n)) => *n += l.macs,
+                None => macs.push((kernel, l.macs)),
+            }
+        }
+        macs.sort_by_key(|&(_, n)| std::cmp::Reverse(n));
+        macs.into_iter().map(|(k, _)| k).collect()
+    }
+
+    pub(crate) fn slot(&self, value: ValueId) -> Slot {
+        self.assignment.slots[value]
+    }
+
+    fn step(
+        &mut self,
+        network: &QuantizedNetwork,
+        fused: &Fused,
+        values: &[Value],
+        kernels: &[Box<dyn Kernel>],
+    ) -> Result<Step, EngineError> {
+        let params = |v: ValueId| values[v].params.as_ref();
+        let codes = |v: ValueId| params(v).expect("fusing left codes here");
+        let (name, run) = match *fused {
+            Fused::Image { relu, out } => {
+                let table = ImageTable::new(&network.info, codes(out), relu);
+                ("image".to_string(), Operation::Image(Box::new(table)))
+            }
+            Fused::Table { relu, input, out } => {
+                let table = CodeTable::new(codes(input), codes(out), relu);
+                ("requantize".to_string(), Operation::Table(table))
+            }
+            Fused::Pad { stride, .. } => ("shortcut".to_string(), Operation::Pad { stride }),
+            Fused::MaxPool { size, stride, .. } => {
+                ("max pool".to_string(), Operation::MaxPool { size, stride })
+            }
+            Fused::Pool { relu, input, out } => {
+                let pool = Pool::new(params(input), codes(out), relu);
+                self.scratch = self.scratch.max(4 * self.values[out].0.channels);
+                ("average pool".to_string(), Operation::Pool(pool))
+            }
+            Fused::Conv {
+                layer,
+                input,
+                residual,
+                relu,
+                out,
+            } => {
+                let epilogue = Epilogue {
+                    residual: residual.map(|r| {
+                        let scale = params(r).map_or(1.0, |q| q.channel(0).scale);
+                        (scale, values[r].zero())
+                    }),
+                    relu,
+                    output: params(out).cloned(),
+                };
+                let conv = Conv::new(
+                    IntegerLayer::new(layer)?,
+                    (self.values[input].0, codes(input)),
+                    self.values[out],
+                    residual.map(|r| self.values[r]),
+                    &epilogue,
+                )?;
+                (layer.name.clone(), self.conv(conv, kernels)?)
+            }
+        };
+        Ok(Step {
+            name,
+            run,
+            inputs: fused.inputs(),
+            out: fused.out(),
+        })
+    }
+
+    fn conv(&mut self, conv: Conv, kernels: &[Box<dyn Kernel>]) -> Result<Operation, EngineError> {
+        if conv.requant.sum.is_some() {
+            let largest = conv.layer.depth() as i64 * i64::from(conv.input_max);
+            if largest > i64::from(i32::MAX) {
+                return Err(EngineError::Numeric {
+                    layer: conv.layer.name,
+                    problem: format!("a sum of its inputs can reach {largest}, beyond 32 bits"),
+                });
+            }
+            let positions = conv.output.height * conv.output.width;
+            self.sums = self.sums.max(positions + window_sum::SLACK);
+            self.pixels = self.pixels.max(window_sum::pixels(&conv));
+        }
+        if conv.layer.q.len() > RESIDENT_WEIGHTS {
+            self.group = GROUP;
+        }
+        let costs = kernels.iter().filter_map(|k| Some((k.cost(&conv)?, k)));
+        let Some((_, kernel)) = costs.min_by(|a, b| a.0.total_cmp(&b.0)) else {
+            let place = format!("layer `{}`", conv.layer.name);
+            return Err(EngineError::unsupported(place, "no kernel takes it"));
+        };
+        let run = kernel.prepare(conv);
+        self.scratch = self.scratch.max(run.scratch());
+        Ok(Operation::Conv {
+            run,
+            kernel: kernel.name(),
+        })
+    }
+}
+
+fn layout(value: &Value) -> (Plane, Kind) {
+    let fill = value.zero() as u16;
+    let plane = Plane::with_stride(value.shape, value.stride, value.border, fill);
+    (plane, value.kind())
+}

@@ -1,0 +1,269 @@
+//! Operations that multiply nothing: images to codes, tables, shortcuts, pooling.
+
+use lb_format::{NetworkInfo, QParams};
+
+use crate::conv::{Values, ValuesMut};
+use crate::plane::Plane;
+
+/// How the bytes of an image lie.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PixelLayout {
+    /// All red, then all green, then all blue (`[3, H, W]`), as in CIFAR's files.
+    #[default]
+    Planar,
+    /// Red, green and blue of each pixel together (`[H, W, 3]`), as most decoders give them.
+    Interleaved,
+}
+
+/// From a code counted from the smallest one to the code of other parameters.
+fn recode(q: &QParams, real: f32, relu: bool) -> u16 {
+    let real = if relu { real.max(0.0) } else { real };
+    (q.channel(0).quantize(real, q.range()) - q.range().lo) as u16
+}
+
+/// The code of every byte in every channel: normalisation and rounding folded into a table.
+#[derive(Debug)]
+pub struct ImageTable([[u16; 256]; 3]);
+
+impl ImageTable {
+    /// The table of `info`'s normalisation and the image's parameters.
+    pub fn new(info: &NetworkInfo, q: &QParams, relu: bool) -> Self {
+        Self(std::array::from_fn(|c| {
+            std::array::from_fn(|x| recode(q, info.real_pixel(c, x as u8), relu))
+        }))
+    }
+
+    /// Codes of one image.
+    ///
+    /// # Panics
+    /// If a buffer is too short.
+    pub fn run(&self, pixels: &[u8], layout: PixelLayout, plane: &Plane, out: ValuesMut) {
+        match out {
+            ValuesMut::U8(out) => self.write(pixels, layout, plane, out, |code| code as u8),
+            ValuesMut::U16(out) => self.write(pixels, layout, plane, out, |code| code),
+            ValuesMut::F32(_) => unreachable!("an image becomes codes"),
+        }
+    }
+
+    fn write<T>(
+        &self,
+        pixels: &[u8],
+        layout: PixelLayout,
+        plane: &Plane,
+        out: &mut [T],
+        code: impl Fn(u16) -> T,
+    ) {
+        let [r, g, b] = &self.0;
+        let area = plane.height * plane.width;
+        for y in 0..plane.height {
+            let row = &mut out[plane.at(y, 0)..][..plane.width * plane.stride];
+            let from = y * plane.width;
+            let pixels_of_row = row.chunks_exact_mut(plane.stride);
+            let put = |o: &mut [T], p: [u8; 3]| {
+                o[0] = code(r[usize::from(p[0])]);
+                o[1] = code(g[usize::from(p[1])]);
+                o[2] = code(b[usize::from(p[2])]);
+            };
+            match layout {
+                PixelLayout::Planar => {
+                    let line = |c: usize| pixels[c * area + from..][..plane.width].iter();
+                    let lines = line(0).zip(line(1)).zip(line(2));
+                    for (o, ((&r, &g), &b)) in pixels_of_row.zip(lines) {
+                        put(o, [r, g, b]);
+                    }
+                }
+                PixelLayout::Interleaved => {
+                    let line = &pixels[3 * from..][..3 * plane.width];
+                    for (o, &p) in pixels_of_row.zip(line.as_chunks().0) {
+                        put(o, p);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The new code of every code.
+#[derive(Debug)]
+pub struct CodeTable(Vec<u16>);
+
+impl CodeTable {
+    /// From the codes of `from` to those of `to`.
+    pub fn new(from: &QParams, to: &QParams, relu: bool) -> Self {
+        let codes = from.range().lo..=from.range().hi;
+        Self(
+            codes
+                .map(|code| recode(to, from.channel(0).dequantize(code), relu))
+                .collect(),
+        )
+    }
+
+    /// Codes of one image.
+    pub fn run(&self, from: (&Plane, Values), to: (&Plane, ValuesMut)) {
+        match (from.1, to.1) {
+            (Values::U8(x), ValuesMut::U8(y)) => {
+                self.rows(from.0, x, to.0, y, |x| usize::from(x), |c| c as u8);
+            }
+            (Values::U8(x), ValuesMut::U16(y)) => {
+                self.rows(from.0, x, to.0, y, |x| usize::from(x), |c| c);
+            }
+            (Values::U16(x), ValuesMut::U8(y)) => {
+                self.rows(from.0, x, to.0, y, |x| usize::from(x), |c| c as u8);
+            }
+            (Values::U16(x), ValuesMut::U16(y)) => {
+                self.rows(from.0, x, to.0, y, |x| usize::from(x), |c| c);
+            }
+            _ => unreachable!("a table maps codes"),
+        }
+    }
+
+    fn rows<X: Copy, Y>(
+        &self,
+        from: &Plane,
+        x: &[X],
+        to: &Plane,
+        out: &mut [Y],
+        index: impl Fn(X) -> usize,
+        code: impl Fn(u16) -> Y,
+    ) {
+        for y in 0..from.height {
+            let line = &x[from.at(y, 0)..][..from.width * from.stride];
+            let row = &mut out[to.at(y, 0)..][..to.width * to.stride];
+            let pixels = line.chunks_exact(from.stride);
+            for (o, p) in row.chunks_exact_mut(to.stride).zip(pixels) {
+                for (o, &x) in o.iter_mut().zip(&p[..from.channels]) {
+                    *o = code(self.0[index(x)]);
+                }
+            }
+        }
+    }
+}
+
+/// Option-A shortcut of one image: every `stride`-th pixel, zero points in the new channels.
+pub fn pad(stride: usize, from: (&Plane, Values), to: (&Plane, ValuesMut)) {
+    match (from.1, to.1) {
+        (Values::U8(x), ValuesMut::U8(y)) => pad_rows(stride, from.0, x, to.0, y, to.0.fill as u8),
+        (Values::U16(x), ValuesMut::U16(y)) => pad_rows(stride, from.0, x, to.0, y, to.0.fill),
+        _ => unreachable!("a shortcut keeps its codes"),
+    }
+}
+
+fn pad_rows<T: Copy>(stride: usize, from: &Plane, x: &[T], to: &Plane, out: &mut [T], zero: T) {
+    let before = (to.channels - from.channels) / 2;
+    for y in 0..to.height {
+        for column in 0..to.width {
+            let o = &mut out[to.at(y, column)..][..to.stride];
+            o.fill(zero);
+            o[before..before + from.channels]
+                .copy_from_slice(&x[from.at(y * stride, column * stride)..][..from.channels]);
+        }
+    }
+}
+
+/// Largest code of each window of one image: codes grow with the values they stand for.
+pub fn max_pool(size: usize, stride: usize, from: (&Plane, Values), to: (&Plane, ValuesMut)) {
+    match (from.1, to.1) {
+        (Values::U8(x), ValuesMut::U8(y)) => max_rows(size, stride, from.0, x, to.0, y),
+        (Values::U16(x), ValuesMut::U16(y)) => max_rows(size, stride, from.0, x, to.0, y),
+        _ => unreachable!("max pooling keeps its codes"),
+    }
+}
+
+fn max_rows<T: Copy + Ord>(
+    size: usize,
+    stride: usize,
+    from: &Plane,
+    x: &[T],
+    to: &Plane,
+    out: &mut [T],
+) {
+    for y in 0..to.height {
+        for column in 0..to.width {
+            let o = &mut out[to.at(y, column)..][..to.channels];
+            o.copy_from_slice(&x[from.at(y * stride, column * stride)..][..to.channels]);
+            for dy in 0..size {
+                for dx in 0..size {
+                    let at = from.at(y * stride + dy, column * stride + dx);
+                    for (o, &x) in o.iter_mut().zip(&x[at..]) {
+                        *o = (*o).max(x);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Mean over the image, then rounding to codes.
+///
+/// Of codes the sum is exact; real values are added row by row in `f32`, every channel in the same
+/// order whatever the kernel.
+#[derive(Debug)]
+pub struct Pool {
+    /// Real value of an input: `scale · (held − zero)`; of real inputs `(1, 0)`.
+    from: (f32, i32),
+    to: QParams,
+    relu: bool,
+}
+
+impl Pool {
+    /// From codes of `from` (`None`: real values) to codes of `to`.
+    pub fn new(from: Option<&QParams>, to: &QParams, relu: bool) -> Self {
+        let from = from.map_or((1.0, 0), |q| {
+            let a = q.channel(0);
+            (a.scale, a.zero_point - q.range().lo)
+        });
+        Self {
+            from,
+            to: to.clone(),
+            relu,
+        }
+    }
+
+    /// Codes of one image. `sums`: scratch of a value a channel.
+    ///
+    /// # Panics
+    /// If a buffer is too short.
+    pub fn run(
+        &self,
+        (plane, input): (&Plane, Values),
+        sums: &mut [f32],
+        (to, mut out): (&Plane, ValuesMut),
+    ) {
+        let sums = &mut sums[..plane.channels];
+        let (height, width) = (plane.height, plane.width);
+        match input {
+            Values::F32(x) => {
+                sums.fill(0.0);
+                for y in 0..height {
+                    let row = &x[plane.at(y, 0)..][..width * plane.stride];
+                    for pixel in row.chunks_exact(plane.stride) {
+                        for (s, x) in sums.iter_mut().zip(pixel) {
+                            *s += x;
+                        }
+                    }
+                }
+            }
+            codes => {
+                for (c, s) in sums.iter_mut().enumerate() {
+                    let mut sum = 0i64;
+                    for y in 0..height {
+                        for x in 0..width {
+                            sum += codes.real(plane.at(y, x) + c) as i64 - i64::from(self.from.1);
+                        }
+                    }
+                    *s = sum as f32;
+                }
+            }
+        }
+        let (positions, scale) = ((height * width) as f32, self.from.0);
+        let at = to.at(0, 0);
+        for (c, &sum) in sums.iter().enumerate() {
+            let code = recode(&self.to, sum / positions * scale, self.relu);
+            match out {
+                ValuesMut::U8(ref mut v) => v[at + c] = code as u8,
+                ValuesMut::U16(ref mut v) => v[at + c] = code,
+                ValuesMut::F32(_) => unreachable!("pooled values become codes"),
+            }
+        }
+    }
+}
