@@ -238,7 +238,7 @@ pub struct Io<'a> {
     /// Residual, as [`Conv::residual`] says.
     pub residual: Option<Values<'a>>,
     /// Sums of window codes, one per output position, if [`Requant::sum`] is there.
-    pub sums: &'a [i32],
+    pub sums: &'a [f32],
     /// Output; its border is not touched.
     pub output: ValuesMut<'a>,
     /// At least [`Run::scratch`](crate::kernel::Run::scratch) bytes, of any content.

@@ -7,6 +7,8 @@
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 pub mod isa;
 pub mod scalar;
@@ -51,6 +53,12 @@ pub trait Run: Send + Sync {
 /// The kernels of this machine, best first, ending in `scalar`, which runs everything.
 pub fn available() -> Vec<Box<dyn Kernel>> {
     let mut kernels: Vec<Box<dyn Kernel>> = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        if let Some(token) = isa::Amx::detect() {
+            kernels.push(Box::new(amx::Amx(token)));
+        }
+    }
     kernels.push(Box::new(scalar::Scalar));
     kernels
 }

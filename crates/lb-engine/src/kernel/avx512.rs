@@ -7,29 +7,75 @@ use crate::conv::{Conv, Io, Kind, Values, ValuesMut};
 /// Output channels a vector.
 pub const LANES: usize = 16;
 
-/// The epilogue's constants, `[block of 16 channels]`; channels beyond the last are zero.
+/// A cache line of weights or accumulators.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+pub struct Line<T, const N: usize>(pub [T; N]);
+
+/// The epilogue's constants for each block of 16 channels; channels beyond the last are zero.
 pub struct Epilogue {
     blocks: Vec<Block>,
     residual: f32,
     bounds: (f32, f32),
     zero_point: i32,
-    has_sum: bool,
 }
 
-#[repr(C, align(64))]
 #[derive(Clone, Copy)]
 struct Block {
-    acc: [f32; LANES],
-    sum: [f32; LANES],
-    bias: [f32; LANES],
+    acc: Line<f32, LANES>,
+    sum: Line<f32, LANES>,
+    bias: Line<f32, LANES>,
 }
 
-/// How the residual is held: a constant, so that each case is compiled apart.
-pub const NO_RESIDUAL: u8 = 0;
-/// Codes of at most 8 bits.
-pub const CODES: u8 = 1;
-/// Real values.
-pub const REALS: u8 = 2;
+/// What a layer has, as constants, so that each case is compiled apart: bits 0 and 1 the kind of
+/// residual, bit 2 whether there are sums, bit 3 whether the output is real.
+pub type Case = u8;
+const CODES: Case = 1;
+const REALS: Case = 2;
+const SUM: Case = 4;
+const REAL_OUTPUT: Case = 8;
+
+/// The case of `conv`.
+pub fn case(conv: &Conv) -> Case {
+    let residual = match conv.residual {
+        None => 0,
+        Some((_, Kind::F32)) => REALS,
+        Some(_) => CODES,
+    };
+    let sum = if conv.requant.sum.is_some() { SUM } else { 0 };
+    let real = match conv.output_kind {
+        Kind::F32 => REAL_OUTPUT,
+        _ => 0,
+    };
+    residual | sum | real
+}
+
+/// Whether case `c` has a real output.
+pub const fn is_real(c: Case) -> bool {
+    c & REAL_OUTPUT != 0
+}
+
+/// The instance of a function generic over [`Case`] that belongs to a case.
+macro_rules! for_case {
+    ($case:expr, $function:ident) => {
+        match $case {
+            0 => $function::<0>,
+            1 => $function::<1>,
+            2 => $function::<2>,
+            4 => $function::<4>,
+            5 => $function::<5>,
+            6 => $function::<6>,
+            8 => $function::<8>,
+            9 => $function::<9>,
+            10 => $function::<10>,
+            12 => $function::<12>,
+            13 => $function::<13>,
+            14 => $function::<14>,
+            _ => unreachable!("there is no such case"),
+        }
+    };
+}
+pub(super) use for_case;
 
 /// Where an image's values are, checked once ([`check`](super::check)).
 #[derive(Clone, Copy)]
@@ -39,7 +85,7 @@ pub struct Pointers {
     /// Residual: bytes or floats.
     pub residual: *const u8,
     /// Sums of windows.
-    pub sums: *const i32,
+    pub sums: *const f32,
     /// Output: bytes or floats.
     pub output: *mut u8,
 }
@@ -65,15 +111,6 @@ impl Pointers {
     }
 }
 
-/// The residual's kind as a constant.
-pub fn residual_kind(conv: &Conv) -> u8 {
-    match conv.residual {
-        None => NO_RESIDUAL,
-        Some((_, Kind::F32)) => REALS,
-        Some(_) => CODES,
-    }
-}
-
 /// The constants of one block, in registers.
 #[derive(Clone, Copy)]
 pub struct Constants {
@@ -81,10 +118,10 @@ pub struct Constants {
     sum: __m512,
     bias: __m512,
     residual: __m512,
-    lo: __m512,
-    hi: __m512,
-    zero_point: __m128i,
-    has_sum: bool,
+    zero_point: __m512i,
+    bounds: (__m512, __m512),
+    /// Bounds of codes, a byte each.
+    codes: (__m512i, __m512i),
 }
 
 impl Epilogue {
@@ -92,11 +129,13 @@ impl Epilogue {
     pub fn new(conv: &Conv) -> Self {
         let r = &conv.requant;
         let lanes = |v: &[f32], block: usize| {
-            std::array::from_fn(|i| v.get(block * LANES + i).copied().unwrap_or(0.0))
+            Line(std::array::from_fn(|i| {
+                v.get(block * LANES + i).copied().unwrap_or(0.0)
+            }))
         };
         let blocks = (0..conv.layer.c_out.div_ceil(LANES)).map(|b| Block {
             acc: lanes(&r.acc, b),
-            sum: r.sum.as_ref().map_or([0.0; LANES], |s| lanes(s, b)),
+            sum: lanes(r.sum.as_deref().unwrap_or(&[]), b),
             bias: lanes(&r.bias, b),
         });
         Self {
@@ -104,7 +143,6 @@ impl Epilogue {
             residual: r.residual,
             bounds: r.bounds,
             zero_point: r.zero_point,
-            has_sum: r.sum.is_some(),
         }
     }
 
@@ -118,45 +156,47 @@ impl Epilogue {
     #[inline]
     pub fn constants(&self, block: usize) -> Constants {
         let b = &self.blocks[block];
-        // SAFETY: arrays of 16 floats.
-        let load = |v: &[f32; LANES]| unsafe { _mm512_loadu_ps(v.as_ptr()) };
+        // SAFETY: aligned arrays of 16 floats.
+        let load = |v: &Line<f32, LANES>| unsafe { _mm512_load_ps(v.0.as_ptr()) };
+        let (lo, hi) = self.bounds;
+        // Real outputs have no codes; their bounds may be infinite and saturate here.
+        let code =
+            |bound: f32| _mm512_set1_epi8((bound as i32).wrapping_add(self.zero_point) as i8);
         Constants {
             acc: load(&b.acc),
             sum: load(&b.sum),
             bias: load(&b.bias),
             residual: _mm512_set1_ps(self.residual),
-            lo: _mm512_set1_ps(self.bounds.0),
-            hi: _mm512_set1_ps(self.bounds.1),
-            zero_point: _mm_set1_epi8(self.zero_point as i8),
-            has_sum: self.has_sum,
+            zero_point: _mm512_set1_epi32(self.zero_point),
+            bounds: (_mm512_set1_ps(lo), _mm512_set1_ps(hi)),
+            codes: (code(lo), code(hi)),
         }
     }
 }
 
 impl Constants {
-    /// Formula (6) of [`requant`](crate::requant), clamped.
+    /// Formula (6) of [`requant`](crate::requant), not yet clamped.
     ///
     /// # Safety
-    /// `sum` points to a sum if the layer has them; `residual` to 16 values of kind `R`.
+    /// `sum` points to a sum if case `C` has them, `residual` to 16 values of its kind.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
     #[inline]
-    unsafe fn real<const R: u8>(
+    unsafe fn real<const C: Case>(
         &self,
         acc: __m512i,
-        sum: *const i32,
+        sum: *const f32,
         residual: *const u8,
     ) -> __m512 {
         let mut t = self.bias;
-        if self.has_sum {
+        if C & SUM != 0 {
             // SAFETY: the caller's.
-            let s = _mm512_cvtepi32_ps(_mm512_set1_epi32(unsafe { *sum }));
-            t = _mm512_fmadd_ps(self.sum, s, t);
+            t = _mm512_fmadd_ps(self.sum, _mm512_set1_ps(unsafe { *sum }), t);
         }
         t = _mm512_fmadd_ps(self.acc, _mm512_cvtepi32_ps(acc), t);
-        if R != NO_RESIDUAL {
+        if C & (CODES | REALS) != 0 {
             // SAFETY: the caller's.
             let r = unsafe {
-                match R {
+                match C & (CODES | REALS) {
                     CODES => {
                         let codes = _mm_loadu_si128(residual.cast());
                         _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(codes))
@@ -166,32 +206,85 @@ impl Constants {
             };
             t = _mm512_fmadd_ps(self.residual, r, t);
         }
-        _mm512_min_ps(_mm512_max_ps(t, self.lo), self.hi)
+        t
     }
 
-    /// Requantizes 16 channels of a position and stores them.
+    /// Rounded and shifted by the zero point, not yet clamped to codes.
     ///
     /// # Safety
-    /// As [`real`](Self::real); `output` points to 16 values of the output's kind, floats if
-    /// `REAL`.
+    /// As [`real`](Self::real).
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
     #[inline]
-    pub unsafe fn store<const R: u8, const REAL: bool>(
+    unsafe fn rounded<const C: Case>(
         &self,
         acc: __m512i,
-        sum: *const i32,
+        sum: *const f32,
+        residual: *const u8,
+    ) -> __m512i {
+        // SAFETY: the caller's.
+        let t = unsafe { self.real::<C>(acc, sum, residual) };
+        // Only the upper bound can be missed by the conversion (2³¹ and above become negative);
+        // far below, the negative result is clamped like any other.
+        let t = _mm512_min_ps(t, self.bounds.1);
+        _mm512_add_epi32(_mm512_cvtps_epi32(t), self.zero_point)
+    }
+
+    /// Requantizes 16 channels of one position and stores them: 16 bytes, or floats.
+    ///
+    /// # Safety
+    /// As [`real`](Self::real); `output` points to room for 16 values.
+    #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+    #[inline]
+    pub unsafe fn store<const C: Case>(
+        &self,
+        acc: __m512i,
+        sum: *const f32,
         residual: *const u8,
         output: *mut u8,
     ) {
         // SAFETY: the caller's.
         unsafe {
-            let t = self.real::<R>(acc, sum, residual);
-            if REAL {
+            if is_real(C) {
+                let t = self.real::<C>(acc, sum, residual);
+                let t = _mm512_min_ps(_mm512_max_ps(t, self.bounds.0), self.bounds.1);
                 _mm512_storeu_ps(output.cast(), t);
             } else {
-                let codes = _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(t));
-                _mm_storeu_si128(output.cast(), _mm_add_epi8(codes, self.zero_point));
+                let code = self.rounded::<C>(acc, sum, residual);
+                let bytes = _mm512_cvtusepi32_epi8(_mm512_max_epi32(code, _mm512_setzero_si512()));
+                let (lo, hi) = self.codes;
+                let bytes = _mm_max_epu8(bytes, _mm512_castsi512_si128(lo));
+                _mm_storeu_si128(
+                    output.cast(),
+                    _mm_min_epu8(bytes, _mm512_castsi512_si128(hi)),
+                );
             }
         }
     }
+}
+
+/// Requantizes four vectors of 16 channels at once: half the instructions of storing each alone.
+/// The result holds the codes of vector 0 in its first 16 bytes, of vector 1 in the next, and so
+/// on.
+///
+/// # Safety
+/// As [`Constants::real`], for each of the four.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+#[inline]
+pub unsafe fn pack4<const C: Case>(
+    constants: [&Constants; 4],
+    acc: [__m512i; 4],
+    sums: [*const f32; 4],
+    residuals: [*const u8; 4],
+) -> __m512i {
+    // SAFETY: the caller's.
+    let code = |i: usize| unsafe { constants[i].rounded::<C>(acc[i], sums[i], residuals[i]) };
+    // Saturating to 16 and then 8 bits is part of the clamp. Both packs work within 128-bit lanes,
+    // so lane j ends with channels 4j to 4j+3 of each vector: a 4×4 transposition of dwords.
+    let low = _mm512_packs_epi32(code(0), code(1));
+    let high = _mm512_packs_epi32(code(2), code(3));
+    let bytes = _mm512_packus_epi16(low, high);
+    let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    let bytes = _mm512_permutexvar_epi32(order, bytes);
+    let (lo, hi) = constants[0].codes;
+    _mm512_min_epu8(_mm512_max_epu8(bytes, lo), hi)
 }
