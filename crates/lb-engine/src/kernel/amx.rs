@@ -129,7 +129,7 @@ impl Prepared {
         Self {
             start: start.collect(),
             weights: pack(&conv, tiling.offsets.len()),
-            config: config(tiling.rows),
+            config: config(tiling.rows, conv.layer.kernel[1] * conv.input.stride),
             body: for_case!(case(&conv), body),
             tiling,
             epilogue,
@@ -139,12 +139,16 @@ impl Prepared {
 }
 
 /// Palette 1: C in tiles 0 to 3, A in 4 and 5, B in 6 and 7.
-fn config(rows: usize) -> Line<u8, 64> {
+///
+/// Of a kernel row with fewer bytes than a tile's, only those are loaded: a load that crosses a
+/// cache line takes several times as long.
+fn config(rows: usize, run: usize) -> Line<u8, 64> {
+    let depth = run.min(ROW);
     let mut c = [0; 64];
     c[0] = 1;
     for tile in 0..8 {
-        c[16 + 2 * tile] = ROW as u8;
-        c[48 + tile] = if tile < 6 { rows as u8 } else { 16 };
+        c[16 + 2 * tile] = if matches!(tile, 4 | 5) { depth } else { ROW } as u8;
+        c[48 + tile] = if tile < 6 { rows } else { depth / 4 } as u8;
     }
     Line(c)
 }

@@ -28,12 +28,14 @@ struct Block {
 }
 
 /// What a layer has, as constants, so that each case is compiled apart: bits 0 and 1 the kind of
-/// residual, bit 2 whether there are sums, bit 3 whether the output is real.
+/// residual, bit 2 whether there are sums, bit 3 whether the output is real, bit 4 whether rounding
+/// alone gives a code that only needs clamping: no zero point, and no value beyond 32 bits.
 pub type Case = u8;
 const CODES: Case = 1;
 const REALS: Case = 2;
 const SUM: Case = 4;
 const REAL_OUTPUT: Case = 8;
+const PLAIN: Case = 16;
 
 /// The case of `conv`.
 pub fn case(conv: &Conv) -> Case {
@@ -47,7 +49,11 @@ pub fn case(conv: &Conv) -> Case {
         Kind::F32 => REAL_OUTPUT,
         _ => 0,
     };
-    residual | sum | real
+    let plain = match conv.requant.zero_point == 0 && real == 0 && conv.is_bounded() {
+        true => PLAIN,
+        false => 0,
+    };
+    residual | sum | real | plain
 }
 
 /// Whether case `c` has a real output.
@@ -71,6 +77,10 @@ macro_rules! for_case {
             12 => $function::<12>,
             13 => $function::<13>,
             14 => $function::<14>,
+            16 => $function::<16>,
+            17 => $function::<17>,
+            20 => $function::<20>,
+            21 => $function::<21>,
             _ => unreachable!("there is no such case"),
         }
     };
@@ -88,6 +98,8 @@ pub struct Pointers {
     pub sums: *const f32,
     /// Output: bytes or floats.
     pub output: *mut u8,
+    /// Scratch memory.
+    pub scratch: *mut u8,
 }
 
 impl Pointers {
@@ -107,6 +119,7 @@ impl Pointers {
                 ValuesMut::U16(v) => v.as_mut_ptr().cast(),
                 ValuesMut::F32(v) => v.as_mut_ptr().cast(),
             },
+            scratch: io.scratch.as_mut_ptr(),
         }
     }
 }
@@ -223,6 +236,9 @@ impl Constants {
     ) -> __m512i {
         // SAFETY: the caller's.
         let t = unsafe { self.real::<C>(acc, sum, residual) };
+        if C & PLAIN != 0 {
+            return _mm512_cvtps_epi32(t);
+        }
         // Only the upper bound can be missed by the conversion (2³¹ and above become negative);
         // far below, the negative result is clamped like any other.
         let t = _mm512_min_ps(t, self.bounds.1);
