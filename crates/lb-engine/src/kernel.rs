@@ -10,8 +10,14 @@
 mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512vnni;
 pub mod isa;
+#[cfg(target_arch = "x86_64")]
+mod pack;
 pub mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 pub mod window_sum;
 
 use crate::EngineError;
@@ -57,6 +63,9 @@ pub fn available() -> Vec<Box<dyn Kernel>> {
     {
         if let Some(token) = isa::Amx::detect() {
             kernels.push(Box::new(amx::Amx(token)));
+        }
+        if let Some(token) = isa::Avx512Vnni::detect() {
+            kernels.push(Box::new(avx512vnni::Avx512Vnni(token)));
         }
     }
     kernels.push(Box::new(scalar::Scalar));

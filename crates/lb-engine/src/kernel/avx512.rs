@@ -98,8 +98,6 @@ pub struct Pointers {
     pub sums: *const f32,
     /// Output: bytes or floats.
     pub output: *mut u8,
-    /// Scratch memory.
-    pub scratch: *mut u8,
 }
 
 impl Pointers {
@@ -119,7 +117,6 @@ impl Pointers {
                 ValuesMut::U16(v) => v.as_mut_ptr().cast(),
                 ValuesMut::F32(v) => v.as_mut_ptr().cast(),
             },
-            scratch: io.scratch.as_mut_ptr(),
         }
     }
 }
