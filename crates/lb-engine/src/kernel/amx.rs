@@ -23,7 +23,7 @@ use aligned_vec::{AVec, ConstAlign};
 use super::avx512::{Case, LANES, Line, Pointers, case, for_case};
 use super::isa::Amx as Token;
 use super::pack::{Steps, starts, weights};
-use super::tiles::{BLOCK, Finish, MOST_ROWS, Tile, tiles};
+use super::tiles::{BLOCK, Finish, MOST_ROWS, Tile, stored, tiles};
 use super::{Kernel, Run, check};
 use crate::conv::{Conv, Io};
 
@@ -61,6 +61,8 @@ impl Kernel for Amx {
 
 struct Prepared {
     conv: Conv,
+    /// Positions a tile.
+    rows: usize,
     tiles: Vec<Tile>,
     /// Offset of every step's bytes from a tile's first.
     offsets: Vec<i64>,
@@ -89,9 +91,10 @@ impl Prepared {
             (ky * conv.input.pitch() + i * ROW) as i64
         };
         Self {
+            rows,
             tiles: tiles(&conv, rows),
             offsets: (0..steps.count(&conv)).map(offset).collect(),
-            finish: Finish::new(&conv, rows),
+            finish: Finish::new(&conv, 1.0),
             weights: weights(&conv, steps, 2),
             start: starts(&conv),
             config: config(rows, conv.layer.kernel[1] * conv.input.stride),
@@ -152,9 +155,9 @@ unsafe fn body<const C: Case>(p: &Prepared, io: &Pointers) {
                 for (i, tile) in group.iter().enumerate() {
                     let c = c.0.as_ptr().add(i * 4 / size * BLOCK);
                     if two {
-                        p.finish.two::<C>(io, tile, block, c);
+                        (p.finish).two::<C>(io, tile, (p.rows, block), |j, i| stored(c, j, i));
                     } else {
-                        p.finish.one::<C>(io, tile, block, c);
+                        (p.finish).one::<C>(io, tile, (p.rows, block), |j, i| stored(c, j, i));
                     }
                 }
             }

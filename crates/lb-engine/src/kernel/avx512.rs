@@ -135,8 +135,9 @@ pub struct Constants {
 }
 
 impl Epilogue {
-    /// The constants of `conv`.
-    pub fn new(conv: &Conv) -> Self {
+    /// The constants of `conv`, for accumulators that are `factor` times what they should be.
+    /// With a power of two, (6) has the same bits: scaling by it commutes with rounding.
+    pub fn new(conv: &Conv, factor: f32) -> Self {
         let r = &conv.requant;
         let lanes = |v: &[f32], block: usize| {
             Line(std::array::from_fn(|i| {
@@ -144,7 +145,7 @@ impl Epilogue {
             }))
         };
         let blocks = (0..conv.layer.c_out.div_ceil(LANES)).map(|b| Block {
-            acc: lanes(&r.acc, b),
+            acc: Line(lanes(&r.acc, b).0.map(|a| a / factor)),
             sum: lanes(r.sum.as_deref().unwrap_or(&[]), b),
             bias: lanes(&r.bias, b),
         });

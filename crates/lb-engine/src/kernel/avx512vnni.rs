@@ -13,7 +13,7 @@ use aligned_vec::{AVec, ConstAlign};
 use super::avx512::{Case, LANES, Line, Pointers, case, for_case};
 use super::isa::Avx512Vnni as Token;
 use super::pack::{QUAD, Steps, starts, weights};
-use super::tiles::{BLOCK, Finish, Tile, tiles};
+use super::tiles::{BLOCK, Finish, Tile, stored, tiles};
 use super::{Kernel, Run, check};
 use crate::conv::{Conv, Io};
 
@@ -105,7 +105,7 @@ impl Prepared {
         }
         Self {
             tiles: tiles(&conv, shape.rows),
-            finish: Finish::new(&conv, shape.rows),
+            finish: Finish::new(&conv, 1.0),
             shape,
             weights,
             start,
@@ -169,10 +169,11 @@ unsafe fn body<const C: Case>(p: &Prepared, io: &Pointers) {
             // SAFETY: the tile's windows lie inside the input plane; `c` has room for two blocks.
             unsafe {
                 (p.shape.multiply)(&window);
+                let (rows, c) = (p.shape.rows, |j, i| stored(c, j, i));
                 if p.shape.blocks == 2 && block + 1 < p.finish.blocks() {
-                    p.finish.two::<C>(io, tile, block, c);
+                    p.finish.two::<C>(io, tile, (rows, block), c);
                 } else {
-                    p.finish.one::<C>(io, tile, block, c);
+                    p.finish.one::<C>(io, tile, (rows, block), c);
                 }
             }
         }

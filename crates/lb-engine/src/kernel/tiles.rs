@@ -1,8 +1,4 @@
-//! Output positions in groups, and requantizing their accumulators: what kernels share that put
-//! them in memory first.
-//!
-//! A group's accumulators lie as AMX stores them: a vector of 16 channels a position, [`BLOCK`]
-//! values a block of channels.
+//! Output positions in groups, and requantizing their accumulators.
 
 use std::arch::x86_64::*;
 
@@ -14,7 +10,7 @@ pub const MOST_ROWS: usize = 16;
 /// Accumulators of a tile × a block of 16 channels.
 pub const BLOCK: usize = MOST_ROWS * LANES;
 
-/// Neighbouring positions of an output row; all tiles of a layer have as many.
+/// Neighbouring positions of an output row, by the first of them.
 #[derive(Clone, Copy)]
 pub struct Tile {
     /// Offset of the first position's window in the input.
@@ -24,6 +20,18 @@ pub struct Tile {
     position: usize,
 }
 
+impl Tile {
+    /// The tile whose first position is (`y`, `x`).
+    pub fn at(conv: &Conv, y: usize, x: usize) -> Self {
+        Self {
+            input: conv.window(y, x),
+            output: conv.output.at(y, x),
+            residual: conv.residual.map_or(0, |(plane, _)| plane.at(y, x)),
+            position: y * conv.output.width + x,
+        }
+    }
+}
+
 /// Tiles of `rows` positions that cover the output. The last tile of an output row ends with it,
 /// and computes some positions a second time.
 ///
@@ -31,35 +39,37 @@ pub struct Tile {
 /// If an output row has fewer positions.
 pub fn tiles(conv: &Conv, rows: usize) -> Vec<Tile> {
     let out = conv.output;
-    let mut tiles = Vec::new();
-    for y in 0..out.height {
-        for x in (0..out.width).step_by(rows) {
-            let x = x.min(out.width - rows);
-            tiles.push(Tile {
-                input: conv.window(y, x),
-                output: out.at(y, x),
-                residual: conv.residual.map_or(0, |(plane, _)| plane.at(y, x)),
-                position: y * out.width + x,
-            });
-        }
-    }
-    tiles
+    let columns = (0..out.width)
+        .step_by(rows)
+        .map(|x| x.min(out.width - rows));
+    let rows = (0..out.height).flat_map(|y| columns.clone().map(move |x| (y, x)));
+    rows.map(|(y, x)| Tile::at(conv, y, x)).collect()
+}
+
+/// The accumulators of block `j` of a group and position `i`, where AMX stores them: a vector a
+/// position, [`BLOCK`] values a block.
+///
+/// # Safety
+/// They are there, each vector on a cache line of its own.
+#[target_feature(enable = "avx512f")]
+#[inline]
+pub unsafe fn stored(c: *const i32, j: usize, i: usize) -> __m512i {
+    // SAFETY: the caller's.
+    unsafe { _mm512_load_si512(c.add(j * BLOCK + i * LANES).cast()) }
 }
 
 /// Requantizes accumulators.
 pub struct Finish {
     epilogue: Epilogue,
-    rows: usize,
     residual_step: usize,
     output_step: usize,
 }
 
 impl Finish {
-    /// For `conv` in tiles of `rows` positions.
-    pub fn new(conv: &Conv, rows: usize) -> Self {
+    /// For accumulators that are `factor` times those of `conv`, a power of two.
+    pub fn new(conv: &Conv, factor: f32) -> Self {
         Self {
-            epilogue: Epilogue::new(conv),
-            rows,
+            epilogue: Epilogue::new(conv, factor),
             residual_step: conv.residual.map_or(0, |(plane, _)| plane.stride),
             output_step: conv.output.stride,
         }
@@ -70,28 +80,29 @@ impl Finish {
         self.epilogue.blocks()
     }
 
-    /// The epilogue of one tile × one block.
+    /// The epilogue of the first `rows` positions of a tile × one block. `c(0, i)` gives the
+    /// accumulators of position `i`.
     ///
     /// # Safety
-    /// The tile's positions lie inside the planes; `c` points to its accumulators, aligned.
+    /// The tile's positions lie inside the planes.
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
     #[inline]
     pub unsafe fn one<const C: Case>(
         &self,
         io: &Pointers,
         tile: &Tile,
-        block: usize,
-        c: *const i32,
+        (rows, block): (usize, usize),
+        c: impl Fn(usize, usize) -> __m512i,
     ) {
         let k = self.epilogue.constants(block);
         let at = Places::new::<C>(self, io, tile, block);
         let mut i = 0;
         // SAFETY: the caller's.
         unsafe {
-            while !is_real(C) && i + 4 <= self.rows {
+            while !is_real(C) && i + 4 <= rows {
                 let codes = pack4::<C>(
                     [&k; 4],
-                    std::array::from_fn(|j| vector(c, i + j)),
+                    std::array::from_fn(|j| c(0, i + j)),
                     std::array::from_fn(|j| at.sum(i + j)),
                     std::array::from_fn(|j| at.residual(i + j)),
                 );
@@ -106,13 +117,14 @@ impl Finish {
                 }
                 i += 4;
             }
-            for i in i..self.rows {
-                k.store::<C>(vector(c, i), at.sum(i), at.residual(i), at.output(i));
+            for i in i..rows {
+                k.store::<C>(c(0, i), at.sum(i), at.residual(i), at.output(i));
             }
         }
     }
 
-    /// The epilogue of one tile × blocks `block` and `block + 1`, whose C tiles follow one another.
+    /// The epilogue of the first `rows` positions of a tile × blocks `block` and `block + 1`.
+    /// `c(j, i)` gives the accumulators of block `block + j` and position `i`.
     ///
     /// # Safety
     /// As [`one`](Self::one).
@@ -122,8 +134,8 @@ impl Finish {
         &self,
         io: &Pointers,
         tile: &Tile,
-        block: usize,
-        c: *const i32,
+        (rows, block): (usize, usize),
+        c: impl Fn(usize, usize) -> __m512i,
     ) {
         let k = [
             self.epilogue.constants(block),
@@ -133,14 +145,13 @@ impl Finish {
             Places::new::<C>(self, io, tile, block),
             Places::new::<C>(self, io, tile, block + 1),
         ];
-        let c = [c, c.wrapping_add(BLOCK)];
         let mut i = 0;
         // SAFETY: the caller's.
         unsafe {
-            while !is_real(C) && i + 2 <= self.rows {
+            while !is_real(C) && i + 2 <= rows {
                 let codes = pack4::<C>(
                     [&k[0], &k[1], &k[0], &k[1]],
-                    std::array::from_fn(|j| vector(c[j % 2], i + j / 2)),
+                    std::array::from_fn(|j| c(j % 2, i + j / 2)),
                     std::array::from_fn(|j| at[0].sum(i + j / 2)),
                     std::array::from_fn(|j| at[j % 2].residual(i + j / 2)),
                 );
@@ -149,25 +160,14 @@ impl Finish {
                 _mm256_storeu_si256(o1.cast(), _mm512_extracti64x4_epi64::<1>(codes));
                 i += 2;
             }
-            for i in i..self.rows {
+            for i in i..rows {
                 for j in 0..2 {
                     let (sum, residual) = (at[j].sum(i), at[j].residual(i));
-                    k[j].store::<C>(vector(c[j], i), sum, residual, at[j].output(i));
+                    k[j].store::<C>(c(j, i), sum, residual, at[j].output(i));
                 }
             }
         }
     }
-}
-
-/// The accumulators of position `i`.
-///
-/// # Safety
-/// They are there, on a cache line of their own.
-#[target_feature(enable = "avx512f")]
-#[inline]
-unsafe fn vector(c: *const i32, i: usize) -> __m512i {
-    // SAFETY: the caller's.
-    unsafe { _mm512_load_si512(c.add(i * LANES).cast()) }
 }
 
 /// Where the positions of a tile are, for one block of channels.
