@@ -19,6 +19,8 @@ pub mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 pub mod window_sum;
+#[cfg(target_arch = "x86_64")]
+mod winograd;
 
 use crate::EngineError;
 use crate::conv::{Conv, Io, Values};
@@ -65,6 +67,7 @@ pub fn available() -> Vec<Box<dyn Kernel>> {
             kernels.push(Box::new(amx::Amx(token)));
         }
         if let Some(token) = isa::Avx512Vnni::detect() {
+            kernels.push(Box::new(winograd::Winograd(token)));
             kernels.push(Box::new(avx512vnni::Avx512Vnni(token)));
         }
     }

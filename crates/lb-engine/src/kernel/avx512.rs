@@ -87,6 +87,18 @@ macro_rules! for_case {
 }
 pub(super) use for_case;
 
+/// Assembly: broadcasts four input bytes and adds their products with each register of weights to an
+/// accumulator, `multiply_add!(displacement, address, (accumulator, weights), …)`. Overwrites zmm24.
+macro_rules! multiply_add {
+    ($d:literal, $at:literal, $(($c:literal, $w:literal)),+) => {
+        concat!(
+            "vpbroadcastd zmm24, dword ptr [", $at, " + ", $d, "]\n",
+            $("vpdpbusd zmm", $c, ", zmm24, zmm", $w, "\n",)+
+        )
+    };
+}
+pub(super) use multiply_add;
+
 /// Where an image's values are, checked once ([`check`](super::check)).
 #[derive(Clone, Copy)]
 pub struct Pointers {
