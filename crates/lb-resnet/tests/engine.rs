@@ -1,0 +1,151 @@
+//! The integer engine against the simulation, on random networks and on real ones.
+//!
+//! `cargo test --release --workspace --test engine -- --nocapture` prints the counts;
+//! `LB_ENGINE_IMAGES=10000` compares on more of the JPEG test images than the default.
+
+#[path = "common/agreement.rs"]
+mod agreement;
+#[path = "common/pretrained.rs"]
+mod pretrained;
+#[path = "../../lb-data/tests/common/shared.rs"]
+mod shared;
+#[path = "../src/test_data.rs"]
+mod test_data;
+
+use agreement::{Agreement, compare};
+use burn::tensor::Device;
+use lb_data::{ImageSet, Split};
+use lb_format::{BitWidth, QuantizedNetwork};
+use lb_resnet::checkpoint::{Checkpoint, normalization};
+use lb_resnet::model::{self, FoldedNet, Shortcut};
+use lb_resnet::ptq::{self, Calibration, Options};
+use pretrained::{clean, import};
+
+/// The widths that the issue asks for.
+const WIDTHS: [&str; 9] = ["1", "2", "3", "4", "5", "6", "7", "8", "16"];
+
+fn options(bits: &str) -> Options {
+    Options::new(bits.parse().unwrap())
+}
+
+/// A network and its calibration.
+struct Observed {
+    folded: FoldedNet,
+    calibration: Calibration,
+    info: lb_format::NetworkInfo,
+}
+
+impl Observed {
+    fn new(float: Checkpoint, set: &ImageSet) -> Self {
+        let folded = ptq::fold(float.net);
+        let n = normalization(&float.info);
+        let device = Device::flex();
+        Self {
+            calibration: ptq::observe(&folded, set, &n, &device, &mut |_| true).unwrap(),
+            folded,
+            info: float.info,
+        }
+    }
+
+    fn pack(&self, options: &Options) -> QuantizedNetwork {
+        let net = ptq::quantize(&self.folded, &self.calibration, options).unwrap();
+        ptq::pack(&net, self.info.clone(), Default::default()).unwrap()
+    }
+}
+
+#[test]
+fn random_networks_give_the_same_codes() {
+    let device = Device::flex();
+    for shortcut in [Shortcut::A, Shortcut::B] {
+        let arch: model::Arch = "resnet8".parse().unwrap();
+        let set = test_data::calibration_images(96);
+        let float = Checkpoint {
+            net: test_data::network(arch, shortcut, &device),
+            info: test_data::info(arch.name, shortcut),
+            training: Default::default(),
+        };
+        let observed = Observed::new(float, &set);
+        let set = set.subset(&(0..48).collect::<Vec<_>>());
+        let mut cases: Vec<Options> = WIDTHS.map(options).to_vec();
+        cases.extend(["1", "2", "4"].map(|bits| Options {
+            edge_bits: None,
+            ..options(bits)
+        }));
+        cases.push(Options {
+            residual_bits: Some(BitWidth::EIGHT),
+            ..options("w2a4")
+        });
+        for options in cases {
+            let what = format!("resnet8 {shortcut}, {options}");
+            let found = compare(&observed.pack(&options), &set);
+            found.print(&what);
+            found.assert_ties(&what);
+            assert_eq!(found.same_class, found.images, "{what}");
+        }
+    }
+}
+
+/// What the issue asks of real networks.
+fn assert_same_network(found: &Agreement, what: &str) {
+    found.print(what);
+    found.assert_ties(what);
+    let images = found.images as f64;
+    assert!(found.same_class as f64 >= 0.999 * images, "{what}");
+    let apart = found.right[0].abs_diff(found.right[1]) as f64;
+    // A tenth of a point, or one image where that is more.
+    assert!(apart <= (0.001 * images).max(1.0), "{what}");
+}
+
+fn on_clean_images(test: &str, arch: &str, file: &str) {
+    let Some(float) = import(test, arch, file) else {
+        return;
+    };
+    let (Some(train), Some(set)) = (clean(test, Split::Train), clean(test, Split::Test)) else {
+        return;
+    };
+    let observed = Observed::new(float, &train.subset(&train.sample_indices(256, 0)));
+    for bits in WIDTHS {
+        let options = options(bits);
+        let found = compare(&observed.pack(&options), &set);
+        assert_same_network(&found, &format!("{arch}, {options}, clean"));
+    }
+}
+
+#[test]
+fn resnet20_on_clean_images() {
+    on_clean_images(
+        "resnet20_on_clean_images",
+        "resnet20",
+        "resnet20-12fca82f.th",
+    );
+}
+
+#[test]
+fn resnet56_on_clean_images() {
+    on_clean_images(
+        "resnet56_on_clean_images",
+        "resnet56",
+        "resnet56-4bfd9763.th",
+    );
+}
+
+#[test]
+fn resnet20_on_jpeg_images() {
+    let test = "resnet20_on_jpeg_images";
+    let Some(float) = import(test, "resnet20", "resnet20-12fca82f.th") else {
+        return;
+    };
+    let Some((path, _folder)) = shared::jpeg_folder(test) else {
+        return;
+    };
+    let all = lb_data::load(path.to_str().unwrap(), Split::Test).unwrap();
+    let n = std::env::var("LB_ENGINE_IMAGES").map_or(2_000, |n| n.parse().unwrap());
+    let set = all.subset(&all.sample_indices(n, 0));
+    // Test images without their labels: what is compared here is arithmetic, not accuracy.
+    let observed = Observed::new(float, &all.subset(&all.sample_indices(256, 1)));
+    for bits in ["8", "4", "2"] {
+        let options = options(bits);
+        let found = compare(&observed.pack(&options), &set);
+        assert_same_network(&found, &format!("resnet20, {options}, JPEG"));
+    }
+}
