@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use burn::tensor::Device;
+use burn::tensor::{Device, Tensor};
 use lb_data::ImageSet;
 use lb_engine::{Plan, Session, SessionOptions};
 use lb_format::{Activation, Affine, CodeRange, QuantizedNetwork};
@@ -100,10 +100,13 @@ pub fn compare(packed: &QuantizedNetwork, set: &ImageSet) -> Agreement {
                 }
             })
             .unwrap();
-        let output = session.run(pixels, n).unwrap();
-        assert_eq!(output.logits(), seen_logits, "a trace shows what runs");
-        let simulated = top1(logits).unwrap();
-        for (i, (s, e)) in simulated.into_iter().zip(output.labels()).enumerate() {
+        if from == 0 {
+            let output = session.run(pixels, n).unwrap();
+            assert_eq!(output.logits(), seen_logits, "a trace shows what runs");
+        }
+        let engine = Tensor::<1>::from_data(seen_logits.as_slice(), &device);
+        let both = [logits, engine.reshape([n, classes])].map(|l| top1(l).unwrap());
+        for (i, (&s, &e)) in both[0].iter().zip(&both[1]).enumerate() {
             let truth = usize::from(set.label(from + i));
             found.same_class += u64::from(s == e);
             found.right[0] += u64::from(s == truth);
@@ -188,7 +191,7 @@ impl Place {
     /// The largest distance from a tie, in codes, that `f32` sums explain: rounding errors grow
     /// with the values, which reach `steps` codes.
     pub fn tolerance(&self) -> f32 {
-        1e-3_f32.max(self.range.steps() as f32 * 4e-6)
+        1e-3_f32.max(self.range.steps() as f32 * 1e-6)
     }
 }
 
