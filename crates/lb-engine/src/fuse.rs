@@ -146,10 +146,14 @@ pub fn fuse(network: &QuantizedNetwork) -> Result<(Vec<Fused<'_>>, Vec<Value>), 
         let made = fuse.node(node)?;
         fuse.made.push(made);
     }
-    // Real-valued logits: the last layer was still waiting for an activation.
+    // Real-valued logits: the last layer is still waiting for an activation.
     let last = fuse.made.len() - 1;
-    if let Made::Waiting(node) = fuse.made[last] {
-        fuse.emit(node, false, None, last)?;
+    let logits = match fuse.made[last] {
+        Made::Waiting(node) => fuse.emit(node, false, None, last)?,
+        Made::Value(v) => v,
+    };
+    if fuse.values[logits].params.is_some() {
+        return Err(fuse.unsupported(last, "it rounds the logits to codes"));
     }
     Ok((fuse.steps, fuse.values))
 }

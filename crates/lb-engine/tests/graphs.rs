@@ -168,6 +168,29 @@ fn the_image_can_become_codes_twice() {
     check_all_ways(&network, 7);
 }
 
+/// Logits are real values: a network that rounds them cannot be read out, and says so.
+#[test]
+fn rounded_logits_are_refused() {
+    let mut b = Builder::new(4, 4, 3);
+    let x = b.input(ActSpec::plain(8));
+    b.head(x, ActSpec::plain(8), 3, WeightSpec::plain(8));
+    let logits = b.network.graph.nodes.len() - 1;
+    b.activation(logits, false, Some(ActSpec::plain(8)));
+    let e = refused(&b.finish());
+    assert!(e.contains("activation `act2`: it rounds the logits"), "{e}");
+    // A ReLU, or an activation that does nothing, leaves them real.
+    for relu in [false, true] {
+        let mut b = Builder::new(4, 4, 3);
+        let x = b.input(ActSpec::plain(8));
+        b.head(x, ActSpec::plain(8), 3, WeightSpec::plain(8));
+        let logits = b.network.graph.nodes.len() - 1;
+        b.activation(logits, relu, None);
+        let network = b.finish();
+        let plan = plan(&network);
+        compare(&network, &plan, &images(&plan, 3, 7));
+    }
+}
+
 /// Weights beyond the cache send images through a layer in groups: still the same results.
 #[test]
 fn groups_of_images_give_the_same_results() {
