@@ -191,6 +191,59 @@ fn rounded_logits_are_refused() {
     }
 }
 
+/// Sums of sums, `x → conv → + → + …`, as deep as a file may ask for.
+fn sums(n: usize) -> Builder {
+    let mut b = Builder::new(1, 1, 4);
+    let x = b.input(ActSpec::plain(8));
+    let mut sum = b.conv(x, ConvSpec::same(3, 1, 1, WeightSpec::plain(8)));
+    for _ in 0..n {
+        let y = b.op(Op::conv("layer0"), &[x]);
+        sum = b.op(Op::Add, &[y, sum]);
+    }
+    b
+}
+
+#[test]
+fn a_long_chain_of_sums_needs_no_deep_stack() {
+    let mut b = sums(4900);
+    let sum = b.network.graph.nodes.len() - 1;
+    let x = b.activation(sum, true, Some(ActSpec::plain(8)));
+    b.head(x, ActSpec::plain(8), 2, WeightSpec::plain(8));
+    let network = b.finish();
+    let planned = std::thread::Builder::new()
+        .stack_size(256 << 10)
+        .spawn(move || Plan::new(&network).map(|p| p.layers().len()))
+        .unwrap();
+    assert_eq!(planned.join().unwrap().unwrap(), 4900 + 4);
+}
+
+/// Every sum has two readers, one that takes its real values. Those are computed once: otherwise
+/// the operations would grow with the square of the nodes.
+#[test]
+fn real_values_are_computed_once_for_all_readers() {
+    let mut b = sums(0);
+    let (x, mut sum) = (1, 2);
+    let mut out = b.op(Op::conv("layer0"), &[x]);
+    for _ in 0..50 {
+        let y = b.op(Op::conv("layer0"), &[x]);
+        sum = b.op(Op::Add, &[y, sum]);
+        let codes = b.activation(sum, true, Some(ActSpec::plain(8)));
+        let y = b.op(Op::conv("layer0"), &[codes]);
+        out = b.op(Op::Add, &[y, out]);
+    }
+    let x = b.op(Op::conv("layer0"), &[x]);
+    let sum = b.op(Op::Add, &[x, sum]);
+    let codes = b.activation(sum, true, Some(ActSpec::plain(8)));
+    let y = b.op(Op::conv("layer0"), &[codes]);
+    let sum = b.op(Op::Add, &[y, out]);
+    let x = b.activation(sum, true, Some(ActSpec::plain(8)));
+    b.head(x, ActSpec::plain(8), 2, WeightSpec::plain(8));
+    let network = b.finish();
+    let (steps, nodes) = (plan(&network).layers().len(), network.graph.nodes.len());
+    assert!(steps < nodes, "{steps} operations of {nodes} nodes");
+    check_all_ways(&network, 8);
+}
+
 /// Weights beyond the cache send images through a layer in groups: still the same results.
 #[test]
 fn groups_of_images_give_the_same_results() {
