@@ -9,10 +9,18 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avxvnni;
+mod epilogue;
 pub mod isa;
 pub mod scalar;
+mod tile;
 pub mod window_sum;
+#[cfg(target_arch = "x86_64")]
+mod ymm;
 
 use crate::EngineError;
 use crate::conv::{Conv, Io, Values};
@@ -57,6 +65,12 @@ pub fn available() -> Vec<Box<dyn Kernel>> {
     {
         if let Some(token) = isa::Amx::detect() {
             kernels.push(Box::new(amx::Amx(token)));
+        }
+        if let Some(token) = isa::AvxVnni::detect() {
+            kernels.push(Box::new(avxvnni::AvxVnni(token)));
+        }
+        if let Some(token) = isa::Avx2::detect() {
+            kernels.push(Box::new(avx2::Avx2(token)));
         }
     }
     kernels.push(Box::new(scalar::Scalar));
