@@ -19,6 +19,10 @@ use super::ymm::{Step, Sum, Tile, Ymm, accumulate, start};
 use super::{Kernel, Run};
 use crate::conv::Conv;
 
+/// Steps in 16 bits from which [`Pairs`] is faster than [`Narrow`]: between two chunks its 32-bit
+/// sums come from memory and go back.
+const PAIRS: usize = 3;
+
 /// The AVX2 kernel.
 pub struct Avx2(pub Token);
 
@@ -27,12 +31,15 @@ impl Kernel for Avx2 {
         "avx2"
     }
 
-    /// Half to three quarters of what the multipliers of a 3 GHz core could do.
+    /// Rates near the multipliers' limit at 3.7 GHz, and 3 ns to widen a tile's pairs.
     fn cost(&self, conv: &Conv) -> Option<f64> {
         conv.is_narrow().then(|| match chunk(conv) {
-            0 => cost(conv, Inputs::Words, 60.0),
-            1 => cost(conv, Inputs::Bytes, 80.0),
-            _ => cost(conv, Inputs::Bytes, 105.0),
+            0 => cost(conv, Inputs::Words, 90.0, 0.0),
+            1..PAIRS => cost(conv, Inputs::Bytes, 120.0, 0.0),
+            chunk => {
+                let chunks = steps(conv).div_ceil(chunk);
+                cost(conv, Inputs::Bytes, 180.0, 3.0 * chunks as f64)
+            }
         })
     }
 
@@ -41,7 +48,7 @@ impl Kernel for Avx2 {
         let chunk = chunk(&conv);
         let (inputs, body) = match chunk {
             0 => (Inputs::Words, for_case!(case, words)),
-            1 => (Inputs::Bytes, for_case!(case, narrow)),
+            1..PAIRS => (Inputs::Bytes, for_case!(case, narrow)),
             _ => (Inputs::Bytes, for_case!(case, pairs)),
         };
         // SAFETY: the token proves the instructions.
@@ -49,10 +56,15 @@ impl Kernel for Avx2 {
     }
 }
 
+/// Steps of four inputs.
+fn steps(conv: &Conv) -> usize {
+    conv.layer.kernel.iter().product::<usize>() * conv.layer.c_in.div_ceil(4)
+}
+
 /// The most steps whose sums of pairs fit 16 bits, all chunks of steps being equally long; 0 if
 /// not even one step's do.
 fn chunk(conv: &Conv) -> usize {
-    let steps = conv.layer.kernel.iter().product::<usize>() * conv.layer.c_in.div_ceil(4);
+    let steps = steps(conv);
     let mut chunk = steps;
     let mut chunks = 1;
     while !fits(conv, chunk) {
@@ -101,7 +113,9 @@ impl Step for Words {
     }
 }
 
-/// Sums of pairs, widened at once.
+/// Sums of pairs, widened at once. With the ones that `vpmaddwd` needs this takes 17 registers, so
+/// that the compiler keeps one accumulator in memory; `asm!` with none there was no faster, as the
+/// multipliers are the limit.
 struct Narrow;
 
 impl Step for Narrow {

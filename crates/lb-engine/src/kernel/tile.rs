@@ -179,9 +179,9 @@ fn pack(conv: &Conv, inputs: Inputs) -> AVec<u8, ConstAlign<64>> {
     packed
 }
 
-/// Modelled nanoseconds of `conv`, whose products of whole tiles are computed at `gmacs` a
-/// nanosecond. A tile's epilogue takes about 20 ns.
-pub fn cost(conv: &Conv, inputs: Inputs, gmacs: f64) -> f64 {
+/// Modelled nanoseconds of `conv`: products of whole tiles at `gmacs` a nanosecond, for each tile
+/// 11 ns of epilogue and `tile`, and the copy of the input, if any, at 20 values a nanosecond.
+pub fn cost(conv: &Conv, inputs: Inputs, gmacs: f64, tile: f64) -> f64 {
     let positions = conv.output.height * conv.output.width;
     let tiles = positions.div_ceil(POSITIONS) * conv.layer.c_out.div_ceil(LANES);
     let macs = windows(conv, inputs.step()).count() * inputs.step() * POSITIONS * LANES;
@@ -189,7 +189,7 @@ pub fn cost(conv: &Conv, inputs: Inputs, gmacs: f64) -> f64 {
         Inputs::Bytes => 0,
         Inputs::Signed | Inputs::Words => conv.input.len(),
     };
-    50.0 + tiles as f64 * (20.0 + macs as f64 / gmacs) + copied as f64 * 0.05
+    tiles as f64 * (11.0 + tile + macs as f64 / gmacs) + copied as f64 / 20.0
 }
 
 impl Run for Direct {
