@@ -14,9 +14,13 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avxvnni;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod epilogue;
 pub mod isa;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 pub mod scalar;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod tile;
 pub mod window_sum;
 #[cfg(target_arch = "x86_64")]
@@ -71,6 +75,12 @@ pub fn available() -> Vec<Box<dyn Kernel>> {
         }
         if let Some(token) = isa::Avx2::detect() {
             kernels.push(Box::new(avx2::Avx2(token)));
+        }
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        if let Some(token) = isa::NeonDot::detect() {
+            kernels.push(Box::new(neon::Neon(token)));
         }
     }
     kernels.push(Box::new(scalar::Scalar));

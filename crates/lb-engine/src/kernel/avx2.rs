@@ -187,3 +187,46 @@ unsafe fn pairs<const C: Case>(p: &Direct, io: &Pointers) {
     // SAFETY: the caller's.
     unsafe { body::<Ymm<Pairs>, C>(p, io) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::synthetic::{Codes, Recipe};
+
+    fn conv(weight_bits: u8, input_bits: u8, codes: Codes) -> Conv {
+        let body = Recipe::body(16, 8, weight_bits);
+        Recipe {
+            input_bits,
+            codes,
+            ..body
+        }
+        .conv()
+    }
+
+    #[test]
+    fn the_layer_decides_how_long_sums_stay_in_16_bits() {
+        // 255 · (127 + 127) does not fit, 255 · (63 + 63) does: once.
+        assert_eq!(chunk(&conv(8, 8, Codes::Largest)), 0);
+        assert_eq!(chunk(&conv(7, 8, Codes::Largest)), 1);
+        // 15 · (7 + 7) a step: all 36.
+        assert_eq!(chunk(&conv(4, 4, Codes::Largest)), 36);
+        // 255 · (7 + 7) a step: 9, and four chunks of 9.
+        assert_eq!(chunk(&conv(4, 8, Codes::Largest)), 9);
+    }
+
+    #[test]
+    fn negative_sums_have_one_more() {
+        let mut conv = conv(7, 8, Codes::Zero);
+        conv.input_max = 256;
+        conv.layer.q[..2].copy_from_slice(&[-64, -64]);
+        assert!(fits(&conv, 1));
+        conv.layer.q[..2].copy_from_slice(&[64, 64]);
+        assert!(!fits(&conv, 1));
+        // The two pairs of a step are summed apart.
+        conv.layer.q[..4].copy_from_slice(&[63, 64, 64, 63]);
+        assert!(fits(&conv, 1));
+        // And over the steps of a chunk.
+        conv.layer.q[4] = 1;
+        assert!(fits(&conv, 1) && !fits(&conv, 2));
+    }
+}

@@ -53,8 +53,10 @@ pub enum Inputs {
     /// Four bytes, read where they are.
     Bytes,
     /// Four bytes minus 128, copied to scratch: signed, for dot products of signed bytes.
+    #[cfg_attr(not(target_arch = "aarch64"), allow(dead_code))]
     Signed,
     /// Two of 16 bits, copied to scratch.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     Words,
 }
 
@@ -89,6 +91,7 @@ pub struct Direct {
     /// Offset in bytes of every step from the window's first value.
     pub steps: Vec<u32>,
     /// Steps whose sums of pairs fit 16 bits, where a kernel wants to know.
+    #[cfg_attr(not(target_arch = "x86_64"), allow(dead_code))]
     pub chunk: usize,
     /// `[block][step][16 channels][inputs of a step]`
     weights: AVec<u8, ConstAlign<64>>,
@@ -113,7 +116,7 @@ impl Direct {
         body: unsafe fn(&Self, &Pointers),
     ) -> Self {
         let epilogue = Epilogue::new(&conv);
-        let start = (0..epilogue.blocks.len()).map(|b| {
+        let start = (0..epilogue.blocks()).map(|b| {
             // Modulo 2³² as the accumulators are: only their last value has to fit.
             Line(std::array::from_fn(|i| start(&conv, inputs, b * LANES + i)))
         });
@@ -240,7 +243,7 @@ impl Run for Direct {
 #[inline(always)]
 pub unsafe fn body<U: Unit, const C: Case>(p: &Direct, io: &Pointers) {
     let bytes = p.inputs.bytes();
-    for block in 0..p.epilogue.blocks.len() {
+    for block in 0..p.epilogue.blocks() {
         // SAFETY: the caller's: windows lie inside the input, positions inside the planes, whose
         // output has room for whole blocks and whose residual may be read beyond its end.
         unsafe {
