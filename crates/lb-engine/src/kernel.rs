@@ -13,15 +13,21 @@ mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
+mod avx512vnni;
+#[cfg(target_arch = "x86_64")]
 mod avxvnni;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod direct;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod epilogue;
 pub mod isa;
 #[cfg(target_arch = "aarch64")]
 mod neon;
+#[cfg(target_arch = "x86_64")]
+mod pack;
 pub mod scalar;
-#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
-mod tile;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 pub mod window_sum;
 #[cfg(target_arch = "x86_64")]
 mod ymm;
@@ -70,6 +76,9 @@ pub fn available() -> Vec<Box<dyn Kernel>> {
         if let Some(token) = isa::Amx::detect() {
             kernels.push(Box::new(amx::Amx(token)));
         }
+        if let Some(token) = isa::Avx512Vnni::detect() {
+            kernels.push(Box::new(avx512vnni::Avx512Vnni(token)));
+        }
         if let Some(token) = isa::AvxVnni::detect() {
             kernels.push(Box::new(avxvnni::AvxVnni(token)));
         }
@@ -78,10 +87,8 @@ pub fn available() -> Vec<Box<dyn Kernel>> {
         }
     }
     #[cfg(target_arch = "aarch64")]
-    {
-        if let Some(token) = isa::NeonDot::detect() {
-            kernels.push(Box::new(neon::Neon(token)));
-        }
+    if let Some(token) = isa::NeonDot::detect() {
+        kernels.push(Box::new(neon::Neon(token)));
     }
     kernels.push(Box::new(scalar::Scalar));
     kernels

@@ -12,9 +12,9 @@
 
 use std::arch::x86_64::*;
 
+use super::direct::{Direct, Inputs, POSITIONS, STEP, body, cost};
 use super::epilogue::{Case, Pointers, case, for_case};
 use super::isa::Avx2 as Token;
-use super::tile::{Direct, Inputs, POSITIONS, STEP, body, cost};
 use super::ymm::{Step, Sum, Tile, Ymm, accumulate, start};
 use super::{Kernel, Run};
 use crate::conv::Conv;

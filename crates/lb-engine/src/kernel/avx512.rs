@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::epilogue::{CODES, REALS, SUM};
+use super::epilogue::{CODES, PLAIN, REALS, SUM};
 pub(super) use super::epilogue::{Case, Epilogue, LANES, Line, Pointers, case, for_case, is_real};
 
 /// The constants of one block, in registers.
@@ -89,6 +89,9 @@ impl Constants {
     ) -> __m512i {
         // SAFETY: the caller's.
         let t = unsafe { self.real::<C>(acc, sum, residual) };
+        if C & PLAIN != 0 {
+            return _mm512_cvtps_epi32(t);
+        }
         // Only the upper bound can be missed by the conversion (2³¹ and above become negative);
         // far below, the negative result is clamped like any other.
         let t = _mm512_min_ps(t, self.bounds.1);

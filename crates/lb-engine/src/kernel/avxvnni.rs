@@ -3,9 +3,9 @@
 
 use std::arch::x86_64::*;
 
+use super::direct::{Direct, Inputs, body, cost};
 use super::epilogue::{Case, Pointers, case, for_case};
 use super::isa::AvxVnni as Token;
-use super::tile::{Direct, Inputs, body, cost};
 use super::ymm::{Step, Ymm};
 use super::{Kernel, Run};
 use crate::conv::Conv;

@@ -35,7 +35,8 @@ pub struct Block {
 }
 
 /// What a layer has, as constants, so that each case is compiled apart: bits 0 and 1 the kind of
-/// residual, bit 2 whether there are sums, bit 3 whether the output is real.
+/// residual, bit 2 whether there are sums, bit 3 whether the output is real, bit 4 whether rounding
+/// alone gives a code that only needs clamping: no zero point, and no value beyond 32 bits.
 pub type Case = u8;
 /// The residual is codes.
 pub const CODES: Case = 1;
@@ -45,6 +46,8 @@ pub const REALS: Case = 2;
 pub const SUM: Case = 4;
 /// The output is real.
 pub const REAL_OUTPUT: Case = 8;
+/// Rounding alone gives a code that only needs clamping.
+pub const PLAIN: Case = 16;
 
 /// The case of `conv`.
 pub fn case(conv: &Conv) -> Case {
@@ -58,7 +61,11 @@ pub fn case(conv: &Conv) -> Case {
         Kind::F32 => REAL_OUTPUT,
         _ => 0,
     };
-    residual | sum | real
+    let plain = match conv.requant.zero_point == 0 && real == 0 && conv.is_bounded() {
+        true => PLAIN,
+        false => 0,
+    };
+    residual | sum | real | plain
 }
 
 /// Whether case `c` has a real output.
@@ -82,6 +89,10 @@ macro_rules! for_case {
             12 => $function::<12>,
             13 => $function::<13>,
             14 => $function::<14>,
+            16 => $function::<16>,
+            17 => $function::<17>,
+            20 => $function::<20>,
+            21 => $function::<21>,
             _ => unreachable!("there is no such case"),
         }
     };
@@ -123,8 +134,9 @@ impl Pointers {
 }
 
 impl Epilogue {
-    /// The constants of `conv`.
-    pub fn new(conv: &Conv) -> Self {
+    /// The constants of `conv`, for accumulators that are `factor` times what they should be.
+    /// With a power of two, (6) has the same bits: scaling by it commutes with rounding.
+    pub fn new(conv: &Conv, factor: f32) -> Self {
         let r = &conv.requant;
         let lanes = |v: &[f32], block: usize| {
             Line(std::array::from_fn(|i| {
@@ -132,7 +144,7 @@ impl Epilogue {
             }))
         };
         let blocks = (0..conv.layer.c_out.div_ceil(LANES)).map(|b| Block {
-            acc: lanes(&r.acc, b),
+            acc: Line(lanes(&r.acc, b).0.map(|a| a / factor)),
             sum: lanes(r.sum.as_deref().unwrap_or(&[]), b),
             bias: lanes(&r.bias, b),
         });

@@ -6,10 +6,10 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
+use super::direct::{Direct, Ends, Inputs, POSITIONS, STEP, Unit, body, cost};
 use super::epilogue::{CODES, Case, Epilogue, LANES, Line, Pointers, REALS, SUM};
 use super::epilogue::{case, for_case, is_real};
 use super::isa::NeonDot as Token;
-use super::tile::{Direct, Ends, Inputs, POSITIONS, STEP, Unit, body, cost};
 use super::{Kernel, Run};
 use crate::conv::Conv;
 

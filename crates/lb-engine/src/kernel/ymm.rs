@@ -3,8 +3,8 @@
 use std::arch::x86_64::*;
 use std::marker::PhantomData;
 
-use super::epilogue::{CODES, Case, Epilogue, LANES, Line, REALS, SUM, is_real};
-use super::tile::{Direct, Ends, POSITIONS, STEP, Unit};
+use super::direct::{Direct, Ends, POSITIONS, STEP, Unit};
+use super::epilogue::{CODES, Case, Epilogue, LANES, Line, PLAIN, REALS, SUM, is_real};
 
 /// The accumulators of a tile.
 pub type Tile = [[__m256i; 2]; POSITIONS];
@@ -91,8 +91,7 @@ pub struct Constants {
     residual: __m256,
     bounds: (__m256, __m256),
     zero_point: __m256i,
-    /// Smallest code.
-    lowest: __m128i,
+    codes: (__m128i, __m128i),
 }
 
 impl<S: Sum> Unit for Ymm<S> {
@@ -101,7 +100,7 @@ impl<S: Sum> Unit for Ymm<S> {
 
     #[inline(always)]
     unsafe fn constants(epilogue: &Epilogue, block: usize) -> Constants {
-        let b = &epilogue.blocks[block];
+        let (b, (lo, hi)) = (&epilogue.blocks[block], epilogue.codes());
         // SAFETY: the caller's, and aligned arrays of 16 floats.
         unsafe {
             let load = |Line(v): &Line<f32, LANES>| {
@@ -120,7 +119,7 @@ impl<S: Sum> Unit for Ymm<S> {
                     _mm256_set1_ps(epilogue.bounds.1),
                 ),
                 zero_point: _mm256_set1_epi16(epilogue.zero_point as i16),
-                lowest: _mm_set1_epi8(epilogue.codes().0 as i8),
+                codes: (_mm_set1_epi8(lo as i8), _mm_set1_epi8(hi as i8)),
             }
         }
     }
@@ -143,16 +142,22 @@ impl<S: Sum> Unit for Ymm<S> {
                 }
                 return;
             }
-            // Saturating to 16 bits and then to bytes is part of the clamp, so only two bounds are
-            // left: the upper one before the conversion, which turns 2³¹ and above into negative
-            // numbers, and the lower one behind it.
-            let t = t.map(|t| _mm256_cvtps_epi32(_mm256_min_ps(t, k.bounds.1)));
-            let codes = _mm256_adds_epi16(_mm256_packs_epi32(t[0], t[1]), k.zero_point);
+            // Saturating to 16 bits and then to bytes is part of the clamp. The conversion to 32 bits
+            // turns 2³¹ and above into negative numbers, so there the upper bound comes first.
+            let round = |t| match C & PLAIN {
+                0 => _mm256_cvtps_epi32(_mm256_min_ps(t, k.bounds.1)),
+                _ => _mm256_cvtps_epi32(t),
+            };
+            let mut codes = _mm256_packs_epi32(round(t[0]), round(t[1]));
+            if C & PLAIN == 0 {
+                codes = _mm256_adds_epi16(codes, k.zero_point);
+            }
             let low = _mm256_castsi256_si128(codes);
             let bytes = _mm_packus_epi16(low, _mm256_extracti128_si256::<1>(codes));
             // Packing worked on 128 bits: dwords 1 and 2 are in each other's place.
             let bytes = _mm_shuffle_epi32::<0b11_01_10_00>(bytes);
-            _mm_storeu_si128(ends.output.cast(), _mm_max_epu8(bytes, k.lowest));
+            let bytes = _mm_min_epu8(_mm_max_epu8(bytes, k.codes.0), k.codes.1);
+            _mm_storeu_si128(ends.output.cast(), bytes);
         }
     }
 }

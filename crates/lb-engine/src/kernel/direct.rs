@@ -115,7 +115,7 @@ impl Direct {
         chunk: usize,
         body: unsafe fn(&Self, &Pointers),
     ) -> Self {
-        let epilogue = Epilogue::new(&conv);
+        let epilogue = Epilogue::new(&conv, 1.0);
         let start = (0..epilogue.blocks()).map(|b| {
             // Modulo 2³² as the accumulators are: only their last value has to fit.
             Line(std::array::from_fn(|i| start(&conv, inputs, b * LANES + i)))
