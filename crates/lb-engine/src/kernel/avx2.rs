@@ -12,7 +12,7 @@
 
 use std::arch::x86_64::*;
 
-use super::direct::{Direct, Inputs, POSITIONS, STEP, body, cost};
+use super::direct::{Direct, Inputs, POSITIONS, STEP, body, cost, takes};
 use super::epilogue::{Case, Pointers, case, for_case};
 use super::isa::Avx2 as Token;
 use super::ymm::{Step, Sum, Tile, Ymm, accumulate, start};
@@ -33,7 +33,7 @@ impl Kernel for Avx2 {
 
     /// Rates near the multipliers' limit at 3.7 GHz, and 3 ns to widen a tile's pairs.
     fn cost(&self, conv: &Conv) -> Option<f64> {
-        conv.is_narrow().then(|| match chunk(conv) {
+        takes(conv).then(|| match chunk(conv) {
             0 => cost(conv, Inputs::Words, 90.0, 0.0),
             1..PAIRS => cost(conv, Inputs::Bytes, 120.0, 0.0),
             chunk => {

@@ -3,7 +3,7 @@
 
 use std::arch::x86_64::*;
 
-use super::direct::{Direct, Inputs, body, cost};
+use super::direct::{Direct, Inputs, body, cost, takes};
 use super::epilogue::{Case, Pointers, case, for_case};
 use super::isa::AvxVnni as Token;
 use super::ymm::{Step, Ymm};
@@ -20,7 +20,7 @@ impl Kernel for AvxVnni {
 
     /// The multipliers' limit at 3.7 GHz.
     fn cost(&self, conv: &Conv) -> Option<f64> {
-        (conv.is_narrow()).then(|| cost(conv, Inputs::Bytes, 240.0, 0.0))
+        takes(conv).then(|| cost(conv, Inputs::Bytes, 240.0, 0.0))
     }
 
     fn prepare(&self, conv: Conv) -> Box<dyn Run> {

@@ -109,6 +109,9 @@ impl Direct {
     ///
     /// # Safety
     /// The CPU has the instructions of `body`, which is [`body`] for `conv`'s case.
+    ///
+    /// # Panics
+    /// May panic if it does not [take](takes) `conv`.
     pub unsafe fn new(
         conv: Conv,
         inputs: Inputs,
@@ -128,7 +131,7 @@ impl Direct {
                 .map(|(pixel, c)| {
                     let [_, kw] = conv.layer.kernel;
                     let at = conv.input.padded(pixel / kw, pixel % kw) + c;
-                    u32::try_from(at * inputs.bytes()).expect("a window within 4 GiB")
+                    u32::try_from(at * inputs.bytes()).expect("see `takes`")
                 })
                 .collect(),
             epilogue,
@@ -180,6 +183,13 @@ fn pack(conv: &Conv, inputs: Inputs) -> AVec<u8, ConstAlign<64>> {
         }
     }
     packed
+}
+
+/// Whether tiles can run `conv`: bytes only, and planes that offsets of 32 bits reach.
+pub fn takes(conv: &Conv) -> bool {
+    let residual = conv.residual.map_or(0, |(plane, _)| plane.len());
+    let longest = conv.input.len().max(conv.output.len()).max(residual);
+    conv.is_narrow() && u32::try_from(2 * longest).is_ok()
 }
 
 /// Modelled nanoseconds of `conv`: products of whole tiles at `gmacs` a nanosecond, for each tile
@@ -298,7 +308,7 @@ struct Position {
 fn tiles(conv: &Conv) -> Vec<[Position; POSITIONS]> {
     let out = conv.output;
     let positions = out.height * out.width;
-    let index = |i: usize| u32::try_from(i).expect("a plane within 4 Gi values");
+    let index = |i: usize| u32::try_from(i).expect("see `takes`");
     let position = |number: usize| {
         let (y, x) = (number / out.width, number % out.width);
         Position {

@@ -6,7 +6,7 @@
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-use super::direct::{Direct, Ends, Inputs, POSITIONS, STEP, Unit, body, cost};
+use super::direct::{Direct, Ends, Inputs, POSITIONS, STEP, Unit, body, cost, takes};
 use super::epilogue::{CODES, Case, Epilogue, LANES, Line, Pointers, REALS, SUM};
 use super::epilogue::{case, for_case, is_real};
 use super::isa::NeonDot as Token;
@@ -23,7 +23,7 @@ impl Kernel for Neon {
 
     /// Two `sdot` of 16 products a cycle at 3 GHz; not measured.
     fn cost(&self, conv: &Conv) -> Option<f64> {
-        (conv.is_narrow()).then(|| cost(conv, inputs(conv), 96.0, 0.0))
+        takes(conv).then(|| cost(conv, inputs(conv), 96.0, 0.0))
     }
 
     fn prepare(&self, conv: Conv) -> Box<dyn Run> {
