@@ -9,10 +9,20 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 #[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod avx512vnni;
+#[cfg(target_arch = "x86_64")]
+mod avxvnni;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod direct;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod epilogue;
 pub mod isa;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 #[cfg(target_arch = "x86_64")]
 mod pack;
 pub mod scalar;
@@ -21,6 +31,8 @@ mod tiles;
 pub mod window_sum;
 #[cfg(target_arch = "x86_64")]
 mod winograd;
+#[cfg(target_arch = "x86_64")]
+mod ymm;
 
 use crate::EngineError;
 use crate::conv::{Conv, Io, Values};
@@ -70,6 +82,16 @@ pub fn available() -> Vec<Box<dyn Kernel>> {
             kernels.push(Box::new(winograd::Winograd(token)));
             kernels.push(Box::new(avx512vnni::Avx512Vnni(token)));
         }
+        if let Some(token) = isa::AvxVnni::detect() {
+            kernels.push(Box::new(avxvnni::AvxVnni(token)));
+        }
+        if let Some(token) = isa::Avx2::detect() {
+            kernels.push(Box::new(avx2::Avx2(token)));
+        }
+    }
+    #[cfg(target_arch = "aarch64")]
+    if let Some(token) = isa::NeonDot::detect() {
+        kernels.push(Box::new(neon::Neon(token)));
     }
     kernels.push(Box::new(scalar::Scalar));
     kernels
