@@ -30,6 +30,8 @@ pub mod scalar;
 mod tiles;
 pub mod window_sum;
 #[cfg(target_arch = "x86_64")]
+mod winograd;
+#[cfg(target_arch = "x86_64")]
 mod ymm;
 
 use crate::EngineError;
@@ -77,6 +79,7 @@ pub fn available() -> Vec<Box<dyn Kernel>> {
             kernels.push(Box::new(amx::Amx(token)));
         }
         if let Some(token) = isa::Avx512Vnni::detect() {
+            kernels.push(Box::new(winograd::Winograd(token)));
             kernels.push(Box::new(avx512vnni::Avx512Vnni(token)));
         }
         if let Some(token) = isa::AvxVnni::detect() {

@@ -5,6 +5,18 @@ use std::arch::x86_64::*;
 use super::epilogue::{CODES, PLAIN, REALS, SUM};
 pub(super) use super::epilogue::{Case, Epilogue, LANES, Line, Pointers, case, for_case, is_real};
 
+/// Assembly: broadcasts four input bytes and adds their products with each register of weights to an
+/// accumulator, `multiply_add!(displacement, address, (accumulator, weights), …)`. Overwrites zmm24.
+macro_rules! multiply_add {
+    ($d:literal, $at:literal, $(($c:literal, $w:literal)),+) => {
+        concat!(
+            "vpbroadcastd zmm24, dword ptr [", $at, " + ", $d, "]\n",
+            $("vpdpbusd zmm", $c, ", zmm24, zmm", $w, "\n",)+
+        )
+    };
+}
+pub(super) use multiply_add;
+
 /// The constants of one block, in registers.
 #[derive(Clone, Copy)]
 pub struct Constants {

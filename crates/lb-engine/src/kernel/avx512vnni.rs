@@ -10,7 +10,7 @@ use std::arch::asm;
 
 use aligned_vec::{AVec, ConstAlign};
 
-use super::avx512::{Case, LANES, Line, Pointers, case, for_case};
+use super::avx512::{Case, LANES, Line, Pointers, case, for_case, multiply_add};
 use super::isa::Avx512Vnni as Token;
 use super::pack::{QUAD, Steps, starts, weights};
 use super::tiles::{BLOCK, Finish, Tile, stored, tiles};
@@ -180,34 +180,13 @@ unsafe fn body<const C: Case>(p: &Prepared, io: &Pointers) {
     }
 }
 
-/// One input quad of a position: broadcast, multiply with each block's weights.
+/// One input quad of a position × one or two blocks.
 macro_rules! position {
     ($d:literal, $at:literal, $c0:literal) => {
-        concat!(
-            "vpbroadcastd zmm20, dword ptr [",
-            $at,
-            " + ",
-            $d,
-            "]\n",
-            "vpdpbusd zmm",
-            $c0,
-            ", zmm20, zmm16\n",
-        )
+        multiply_add!($d, $at, ($c0, "16"))
     };
     ($d:literal, $at:literal, $c0:literal, $c1:literal) => {
-        concat!(
-            "vpbroadcastd zmm20, dword ptr [",
-            $at,
-            " + ",
-            $d,
-            "]\n",
-            "vpdpbusd zmm",
-            $c0,
-            ", zmm20, zmm16\n",
-            "vpdpbusd zmm",
-            $c1,
-            ", zmm20, zmm17\n",
-        )
+        multiply_add!($d, $at, ($c0, "16"), ($c1, "17"))
     };
 }
 
@@ -317,7 +296,7 @@ macro_rules! multiply {
                     out("zmm4") _, out("zmm5") _, out("zmm6") _, out("zmm7") _,
                     out("zmm8") _, out("zmm9") _, out("zmm10") _, out("zmm11") _,
                     out("zmm12") _, out("zmm13") _, out("zmm14") _, out("zmm15") _,
-                    out("zmm16") _, out("zmm17") _, out("zmm20") _,
+                    out("zmm16") _, out("zmm17") _, out("zmm24") _,
                     options(nostack),
                 );
             }
