@@ -173,47 +173,79 @@ fn in_order(sums: __m512i) -> __m512i {
 pub fn windows(conv: &Conv, pixels: &[i32], sums: &mut [f32], _: Avx512Vnni) {
     let (out, [kh, kw]) = (conv.output, conv.layer.kernel);
     let stride = conv.layer.stride;
-    let across = out.width.div_ceil(LANES) * LANES;
-    // The furthest pixel and sum that a vector touches.
+    let across = out.width.next_multiple_of(LANES);
+    // The furthest pixel that a vector touches.
     let row = (out.height - 1) * stride + kh - 1;
     assert!(pixels.len() >= row * columns(conv) + corner(conv) + across * stride + kw - 1);
-    assert!(sums.len() >= (out.height - 1) * out.width + across && stride <= 2);
-    for y in 0..out.height {
-        for x in (0..out.width).step_by(LANES) {
-            let from = y * stride * columns(conv) + corner(conv) + x * stride;
-            let to = sums[y * out.width + x..].as_mut_ptr();
-            // SAFETY: the token proves the instructions, and the assertions the bounds.
-            unsafe {
-                match stride {
-                    1 => sixteen::<1>(conv, pixels[from..].as_ptr(), to),
-                    _ => sixteen::<2>(conv, pixels[from..].as_ptr(), to),
-                }
+    assert!(sums.len() >= out.height * out.width && stride <= 2);
+    for x in (0..out.width).step_by(LANES) {
+        let from = pixels[corner(conv) + x * stride..].as_ptr();
+        let to = sums[x..].as_mut_ptr();
+        // Columns behind the last are computed and not stored.
+        let mask = u16::MAX >> (LANES - LANES.min(out.width - x));
+        // SAFETY: the token proves the instructions, and the assertions the bounds.
+        unsafe {
+            match (kh, kw, stride) {
+                (3, 3, 1) => three_by_three(conv, from, to, mask),
+                (_, _, 1) => any::<1>(conv, from, to, mask),
+                _ => any::<2>(conv, from, to, mask),
             }
         }
     }
 }
 
+/// The windows of 16 columns, 3×3 and one pixel apart: what three pixels of a row add up to serves
+/// three rows of windows.
+///
 /// # Safety
-/// The windows of 16 positions from `pixels` on can be read, 16 sums written.
+/// The windows of 16 columns from `pixels` on can be read, and the sums in `mask` written.
 #[target_feature(enable = "avx512f,avx512bw")]
-#[inline]
-unsafe fn sixteen<const STRIDE: usize>(conv: &Conv, pixels: *const i32, sums: *mut f32) {
-    let [kh, kw] = conv.layer.kernel;
-    let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
-    let mut sum = _mm512_set1_epi32(start(conv));
+unsafe fn three_by_three(conv: &Conv, pixels: *const i32, sums: *mut f32, mask: u16) {
+    let (columns, width) = (columns(conv), conv.output.width);
     // SAFETY: the caller's.
-    unsafe {
+    let row = |y: usize| unsafe {
+        let at = pixels.add(y * columns);
+        let [a, b, c] = [0, 1, 2].map(|x| _mm512_loadu_si512(at.add(x).cast()));
+        _mm512_add_epi32(_mm512_add_epi32(a, b), c)
+    };
+    let start = _mm512_set1_epi32(start(conv));
+    let (mut upper, mut middle) = (_mm512_add_epi32(row(0), start), row(1));
+    for y in 0..conv.output.height {
+        let lower = row(y + 2);
+        let sum = _mm512_add_epi32(_mm512_add_epi32(upper, middle), lower);
+        // SAFETY: the caller's.
+        unsafe { _mm512_mask_storeu_ps(sums.add(y * width), mask, _mm512_cvtepi32_ps(sum)) };
+        upper = _mm512_add_epi32(middle, start);
+        middle = lower;
+    }
+}
+
+/// The windows of 16 columns, of any size, `STRIDE` pixels apart.
+///
+/// # Safety
+/// As [`three_by_three`].
+#[target_feature(enable = "avx512f,avx512bw")]
+unsafe fn any<const STRIDE: usize>(conv: &Conv, pixels: *const i32, sums: *mut f32, mask: u16) {
+    let [kh, kw] = conv.layer.kernel;
+    let (columns, width) = (columns(conv), conv.output.width);
+    let even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    for y in 0..conv.output.height {
+        let mut sum = _mm512_set1_epi32(start(conv));
         for ky in 0..kh {
             for kx in 0..kw {
-                let at = pixels.add(ky * columns(conv) + kx);
-                let mut v = _mm512_loadu_si512(at.cast());
-                if STRIDE == 2 {
-                    let next = _mm512_loadu_si512(at.add(LANES).cast());
-                    v = _mm512_permutex2var_epi32(v, even, next);
-                }
-                sum = _mm512_add_epi32(sum, v);
+                // SAFETY: the caller's.
+                sum = unsafe {
+                    let at = pixels.add((y * STRIDE + ky) * columns + kx);
+                    let mut v = _mm512_loadu_si512(at.cast());
+                    if STRIDE == 2 {
+                        let next = _mm512_loadu_si512(at.add(LANES).cast());
+                        v = _mm512_permutex2var_epi32(v, even, next);
+                    }
+                    _mm512_add_epi32(sum, v)
+                };
             }
         }
-        _mm512_storeu_ps(sums, _mm512_cvtepi32_ps(sum));
+        // SAFETY: the caller's.
+        unsafe { _mm512_mask_storeu_ps(sums.add(y * width), mask, _mm512_cvtepi32_ps(sum)) };
     }
 }
