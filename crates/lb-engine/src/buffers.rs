@@ -40,7 +40,13 @@ pub fn bytes(len: usize) -> Aligned<u8> {
 
 impl Buffer {
     /// Memory for `images` images, filled with the zero point.
-    pub fn new(plane: &Plane, kind: Kind, images: usize) -> Self {
+    pub fn new(
+        &Need {
+            plane,
+            kind,
+            images,
+        }: &Need,
+    ) -> Self {
         let len = plane.len() * images + TAIL;
         match kind {
             Kind::U8 => Self::U8(filled(len, plane.fill as u8)),
@@ -49,17 +55,14 @@ impl Buffer {
         }
     }
 
-    const fn bytes_each(kind: Kind) -> usize {
-        match kind {
+    /// Bytes that [`new`](Self::new) takes.
+    pub const fn size(need: &Need) -> usize {
+        let bytes = match need.kind {
             Kind::U8 => 1,
             Kind::U16 => 2,
             Kind::F32 => 4,
-        }
-    }
-
-    /// Bytes that [`new`](Self::new) takes.
-    pub const fn size(plane: &Plane, kind: Kind, images: usize) -> usize {
-        (plane.len() * images + TAIL) * Self::bytes_each(kind)
+        };
+        (need.plane.len() * need.images + TAIL) * bytes
     }
 
     /// The values of image `i` and everything behind them.
@@ -85,19 +88,46 @@ impl Buffer {
     }
 }
 
+/// What a value needs of its buffer: values share one only if they need the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Need {
+    /// Layout.
+    pub plane: Plane,
+    /// How values are held.
+    pub kind: Kind,
+    /// Images that are held at once: 1, or a group.
+    pub images: usize,
+}
+
+impl Need {
+    /// What one image needs.
+    pub const fn one(plane: Plane, kind: Kind) -> Self {
+        Self {
+            plane,
+            kind,
+            images: 1,
+        }
+    }
+
+    /// Where image `i` of the group is: in its own place, or in the only one.
+    pub const fn place(&self, i: usize) -> usize {
+        if self.images == 1 { 0 } else { i }
+    }
+}
+
 /// Which buffer each value takes.
 #[derive(Debug, Default)]
 pub struct Assignment {
-    /// Layout and kind of every buffer.
-    pub buffers: Vec<(Plane, Kind)>,
+    /// What every buffer is.
+    pub buffers: Vec<Need>,
     /// Of every value, its buffer.
     pub slots: Vec<Slot>,
 }
 
 impl Assignment {
-    /// Assigns buffers to values of the given layouts. `steps` lists, in order of execution, what
+    /// Assigns buffers to values with these needs. `steps` lists, in order of execution, what
     /// each operation reads and what it writes.
-    pub fn new(values: &[(Plane, Kind)], steps: &[(Vec<usize>, usize)]) -> Self {
+    pub fn new(values: &[Need], steps: &[(Vec<usize>, usize)]) -> Self {
         let mut last_use = vec![0; values.len()];
         for (step, (inputs, out)) in steps.iter().enumerate() {
             for &v in inputs.iter().chain([out]) {
@@ -112,12 +142,12 @@ impl Assignment {
         for (step, (inputs, out)) in steps.iter().enumerate() {
             // The output must not overwrite an input that is still being read, so inputs are freed
             // after it has its buffer.
-            let layout = values[*out];
-            let found = free.iter().rposition(|&s| assignment.buffers[s] == layout);
+            let need = values[*out];
+            let found = free.iter().rposition(|&s| assignment.buffers[s] == need);
             assignment.slots[*out] = match found {
                 Some(at) => free.remove(at),
                 None => {
-                    assignment.buffers.push(layout);
+                    assignment.buffers.push(need);
                     assignment.buffers.len() - 1
                 }
             };
@@ -143,7 +173,7 @@ mod tests {
     fn values_share_a_buffer_only_when_the_first_is_dead() {
         let plane = Plane::new(Shape::new(16, 4, 4), 1, 0);
         let other = Plane::new(Shape::new(16, 4, 4), 1, 7);
-        let u8s = |p| (p, Kind::U8);
+        let u8s = |plane| Need::one(plane, Kind::U8);
         let values = [u8s(plane), u8s(plane), u8s(plane), u8s(other), u8s(plane)];
         // 0 → 1; 1 and 0 → 2; 2 → 3; 3 → 4
         let steps = [
@@ -164,7 +194,11 @@ mod tests {
     #[test]
     fn images_lie_one_plane_apart() {
         let plane = Plane::new(Shape::new(3, 2, 2), 1, 9);
-        let mut b = Buffer::new(&plane, Kind::U8, 2);
+        let mut b = Buffer::new(&Need {
+            plane,
+            kind: Kind::U8,
+            images: 2,
+        });
         if let ValuesMut::U8(v) = b.image_mut(&plane, 1) {
             v[0] = 1;
             assert_eq!(v.len(), plane.len() + TAIL);

@@ -262,7 +262,8 @@ pub struct Io<'a> {
     pub input: Values<'a>,
     /// Residual, as [`Conv::residual`] says.
     pub residual: Option<Values<'a>>,
-    /// Sums of window codes, one per output position, if [`Requant::sum`] is there.
+    /// Sums of window codes, one per output position and [`SLACK`](crate::kernel::window_sum::SLACK)
+    /// more, if [`Requant::sum`] is there.
     pub sums: &'a [f32],
     /// Output; its border is not touched.
     pub output: ValuesMut<'a>,

@@ -36,6 +36,7 @@ mod ymm;
 
 use crate::EngineError;
 use crate::conv::{Conv, Io, Values};
+use crate::plane::{Plane, TAIL};
 use window_sum::WindowSum;
 
 /// A way to run convolutions.
@@ -74,6 +75,22 @@ pub trait Run: Send + Sync {
     /// # Panics
     /// If a buffer is shorter than its layout, or of another kind.
     fn run(&self, io: Io);
+
+    /// Whether `images` images are better run together, by [`run_together`](Self::run_together).
+    fn likes_together(&self, images: usize) -> bool {
+        let _ = images;
+        false
+    }
+
+    /// Runs it for `images` images, whose values lie one layout apart, and whose sums
+    /// [`sums_apart`] apart.
+    ///
+    /// # Panics
+    /// If a buffer is too short or of another kind, or the kernel does not like it.
+    fn run_together(&self, io: Io, images: usize) {
+        let _ = (io, images);
+        unreachable!("only kernels that like it are asked");
+    }
 }
 
 /// The kernels of this machine, best first, ending in `scalar`, which runs everything.
@@ -123,20 +140,33 @@ pub fn named(names: Option<&str>) -> Result<Vec<Box<dyn Kernel>>, EngineError> {
     Ok(all)
 }
 
+/// Values from the sums of one image to those of the next.
+pub fn sums_apart(conv: &Conv) -> usize {
+    conv.output.height * conv.output.width + window_sum::SLACK
+}
+
 /// Checks that `io` has what `conv` describes, so that a kernel may index without looking.
 ///
 /// # Panics
 /// If it does not.
 pub fn check(conv: &Conv, io: &Io, scratch: usize) {
-    use crate::plane::TAIL;
-    assert!(io.input.len() >= conv.input.len() + TAIL, "input too short");
+    check_together(conv, io, scratch, 1);
+}
+
+/// [`check`] for `images` images.
+///
+/// # Panics
+/// If a buffer is too short or of another kind.
+pub fn check_together(conv: &Conv, io: &Io, scratch: usize, images: usize) {
+    let long = |len: usize, plane: &Plane| len >= plane.len() * images + TAIL;
+    assert!(long(io.input.len(), &conv.input), "input too short");
     let output = io.output.as_ref();
     assert_eq!(output.kind(), conv.output_kind, "kind of the output");
-    assert!(output.len() >= conv.output.len() + TAIL, "output too short");
+    assert!(long(output.len(), &conv.output), "output too short");
     let residual = io.residual.as_ref().map(Values::kind);
     assert_eq!(residual, conv.residual.map(|r| r.1), "kind of the residual");
     if let (Some(values), Some((plane, _))) = (&io.residual, conv.residual) {
-        assert!(values.len() >= plane.len() + TAIL, "residual too short");
+        assert!(long(values.len(), &plane), "residual too short");
         let size = (plane.height, plane.width, plane.channels);
         let out = conv.output;
         assert_eq!(
@@ -146,11 +176,7 @@ pub fn check(conv: &Conv, io: &Io, scratch: usize) {
         );
     }
     if conv.requant.sum.is_some() {
-        let positions = conv.output.height * conv.output.width;
-        assert!(
-            io.sums.len() >= positions + window_sum::SLACK,
-            "sums too short"
-        );
+        assert!(io.sums.len() >= sums_apart(conv) * images, "sums too short");
     }
     assert!(io.scratch.len() >= scratch, "scratch too short");
     let [kh, kw] = conv.layer.kernel;

@@ -1,15 +1,15 @@
 //! A network made ready to run: weights packed, kernels chosen, memory laid out. Made once, shared
 //! by any number of sessions.
 
-use lb_format::QuantizedNetwork;
 use lb_format::graph::Shape;
+use lb_format::{Layer, QuantizedNetwork};
 
 use crate::EngineError;
-use crate::buffers::{Assignment, Buffer, Slot};
-use crate::conv::{Conv, Epilogue, Kind};
+use crate::buffers::{Assignment, Buffer, Need, Slot};
+use crate::conv::{Conv, Epilogue};
 use crate::fuse::{Fused, Value, ValueId, fuse};
 use crate::integer::IntegerLayer;
-use crate::kernel::window_sum::{self, WindowSum};
+use crate::kernel::window_sum::WindowSum;
 use crate::kernel::{self, Kernel, Run};
 use crate::plane::Plane;
 use crate::simple::{CodeTable, ImageTable, Pool};
@@ -17,20 +17,24 @@ use crate::simple::{CodeTable, ImageTable, Pool};
 /// Most bytes that one session may take.
 pub const MAX_MEMORY: usize = 1 << 31;
 
-/// Weights beyond which a layer's are loaded once for several images instead of once an image: half
-/// of a usual second-level cache.
-const RESIDENT_WEIGHTS: usize = 512 << 10;
+/// Weights beyond which a layer's are loaded once for several images instead of once an image: they
+/// would push activations out of the second-level cache.
+const RESIDENT_WEIGHTS: usize = 256 << 10;
 
-/// Images that go through a layer together where its weights are not resident.
-const GROUP: usize = 8;
+/// Images that go through the network together from the first layer on whose weights are not
+/// resident; before it, images go one by one, so that their activations stay in the cache.
+const GROUP: usize = 16;
 
 /// A network made ready to run.
 pub struct Plan {
     pub(crate) steps: Vec<Step>,
-    pub(crate) values: Vec<(Plane, Kind)>,
+    pub(crate) values: Vec<Need>,
     pub(crate) assignment: Assignment,
     pub(crate) logits: ValueId,
+    /// Most images that a worker takes at once.
     pub(crate) group: usize,
+    /// The first step that runs for a whole group.
+    pub(crate) together_from: usize,
     pub(crate) sums: usize,
     pub(crate) sum_scratch: usize,
     pub(crate) scratch: usize,
@@ -101,14 +105,28 @@ impl Plan {
     ) -> Result<Self, EngineError> {
         network.validate()?;
         let (fused, values) = fuse(network)?;
-        let planes: Vec<(Plane, Kind)> = values.iter().map(layout).collect();
+        let together_from = (fused.iter())
+            .position(|f| matches!(f, Fused::Conv { layer, .. } if is_large(layer)))
+            .unwrap_or(fused.len());
+        let group = if together_from < fused.len() {
+            GROUP
+        } else {
+            1
+        };
+        let mut needs: Vec<Need> = values.iter().map(need).collect();
+        for step in &fused[together_from..] {
+            for value in step.inputs().into_iter().chain([step.out()]) {
+                needs[value].images = group;
+            }
+        }
         let uses: Vec<_> = fused.iter().map(|f| (f.inputs(), f.out())).collect();
         let mut plan = Self {
             logits: fused.last().expect("a network has layers").out(),
-            assignment: Assignment::new(&planes, &uses),
-            values: planes,
+            assignment: Assignment::new(&needs, &uses),
+            values: needs,
             steps: Vec::with_capacity(fused.len()),
-            group: 1,
+            group,
+            together_from,
             sums: 0,
             sum_scratch: 0,
             scratch: 0,
@@ -120,9 +138,7 @@ impl Plan {
             let step = plan.step(network, f, &values, kernels)?;
             plan.steps.push(step);
         }
-        let memory: usize = (plan.assignment.buffers.iter())
-            .map(|(plane, kind)| Buffer::size(plane, *kind, plan.group))
-            .sum();
+        let memory: usize = plan.assignment.buffers.iter().map(Buffer::size).sum();
         if memory > MAX_MEMORY {
             let reason = format!("it takes {memory} bytes a session, at most {MAX_MEMORY}");
             return Err(EngineError::unsupported("graph", reason));
@@ -153,7 +169,7 @@ impl Plan {
     /// What it does, operation by operation.
     pub fn layers(&self) -> Vec<LayerPlan> {
         let layer = |step: &Step| {
-            let (plane, _) = self.values[step.out];
+            let plane = self.values[step.out].plane;
             let (kernel, macs) = match &step.run {
                 Operation::Conv { run, kernel, .. } => (Some(*kernel), run.conv().macs()),
                 _ => (None, 0),
@@ -194,6 +210,7 @@ impl Plan {
         kernels: &[Box<dyn Kernel>],
     ) -> Result<Step, EngineError> {
         let params = |v: ValueId| values[v].params.as_ref();
+        let held = |v: ValueId| (self.values[v].plane, self.values[v].kind);
         let codes = |v: ValueId| params(v).expect("fusing left codes here");
         let (name, run) = match *fused {
             Fused::Image { relu, out } => {
@@ -210,7 +227,7 @@ impl Plan {
             }
             Fused::Pool { relu, input, out } => {
                 let pool = Pool::new(params(input), codes(out), relu);
-                self.scratch = self.scratch.max(4 * self.values[out].0.channels);
+                self.scratch = self.scratch.max(4 * self.values[out].plane.channels);
                 ("average pool".to_string(), Operation::Pool(pool))
             }
             Fused::Conv {
@@ -230,9 +247,9 @@ impl Plan {
                 };
                 let conv = Conv::new(
                     IntegerLayer::new(layer)?,
-                    (self.values[input].0, codes(input)),
-                    self.values[out],
-                    residual.map(|r| self.values[r]),
+                    (self.values[input].plane, codes(input)),
+                    held(out),
+                    residual.map(held),
                     &epilogue,
                 )?;
                 (layer.name.clone(), self.conv(conv, kernels)?)
@@ -255,12 +272,8 @@ impl Plan {
                     problem: format!("a sum of its inputs can reach {largest}, beyond 32 bits"),
                 });
             }
-            let positions = conv.output.height * conv.output.width;
-            self.sums = self.sums.max(positions + window_sum::SLACK);
+            self.sums = self.sums.max(kernel::sums_apart(&conv) * self.group);
             self.sum_scratch = self.sum_scratch.max(WindowSum::scratch(&conv));
-        }
-        if conv.layer.q.len() > RESIDENT_WEIGHTS {
-            self.group = GROUP;
         }
         let costs = kernels.iter().filter_map(|k| Some((k.cost(&conv)?, k)));
         let Some((_, kernel)) = costs.min_by(|a, b| a.0.total_cmp(&b.0)) else {
@@ -278,8 +291,12 @@ impl Plan {
     }
 }
 
-fn layout(value: &Value) -> (Plane, Kind) {
+fn need(value: &Value) -> Need {
     let fill = value.zero() as u16;
     let plane = Plane::with_stride(value.shape, value.stride, value.border, fill);
-    (plane, value.kind())
+    Need::one(plane, value.kind())
+}
+
+fn is_large(layer: &Layer) -> bool {
+    layer.weight.shape().iter().product::<usize>() > RESIDENT_WEIGHTS
 }

@@ -1,5 +1,6 @@
 //! Running a plan: memory of its own, no allocation once a batch size has been seen.
 
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -8,6 +9,8 @@ use rayon::prelude::*;
 
 use crate::buffers::{self, Buffer};
 use crate::conv::{Io, Values};
+use crate::fuse::ValueId;
+use crate::kernel::sums_apart;
 use crate::plan::{Operation, Plan, Step};
 use crate::simple::{self, PixelLayout};
 use crate::{EngineError, LayerPlan};
@@ -112,22 +115,29 @@ impl Session {
         check_images(images, batch, bytes)?;
         self.logits.resize(batch * classes, 0.0);
         let (plan, layout, workers) = (&self.plan, self.layout, &self.workers);
-        let run = |worker: usize, images: &[u8], logits: &mut [f32]| {
+        let run = |worker: usize, bytes_of: &[u8], logits: &mut [f32]| {
             let mut worker = workers[worker].lock().expect("a kernel panicked");
-            worker.run(plan, layout, images, logits);
+            let pixels = Pixels {
+                bytes: bytes_of,
+                layout,
+                each: bytes,
+            };
+            worker.run(plan, pixels, logits);
         };
+        // Groups no larger than each thread's share.
+        let group = plan.group.min(batch.div_ceil(workers.len())).max(1);
         match &self.pool {
-            Some(pool) if batch > plan.group => pool.install(|| {
-                let logits = self.logits.par_chunks_mut(plan.group * classes);
-                let images = images.par_chunks(plan.group * bytes);
+            Some(pool) if batch > 1 => pool.install(|| {
+                let logits = self.logits.par_chunks_mut(group * classes);
+                let images = images.par_chunks(group * bytes);
                 logits.zip(images).for_each(|(logits, images)| {
                     let worker = rayon::current_thread_index().expect("this is a pool's thread");
                     run(worker, images, logits);
                 });
             }),
             _ => {
-                let logits = self.logits.chunks_mut(plan.group * classes);
-                for (logits, images) in logits.zip(images.chunks(plan.group * bytes)) {
+                let logits = self.logits.chunks_mut(group * classes);
+                for (logits, images) in logits.zip(images.chunks(group * bytes)) {
                     run(0, images, logits);
                 }
             }
@@ -155,9 +165,9 @@ impl Session {
         let mut worker = self.workers[0].lock().expect("a kernel panicked");
         for (i, image) in images.chunks_exact(bytes).enumerate() {
             for (s, step) in self.plan.steps.iter().enumerate() {
-                worker.step(&self.plan, step, (self.layout, image), 0);
-                let (plane, _) = self.plan.values[step.out];
-                let values = worker.buffers[self.plan.slot(step.out)].image(&plane, 0);
+                worker.step(&self.plan, step, self.pixels(image), 0..1);
+                let plane = self.plan.values[step.out].plane;
+                let values = read(&worker.buffers, &self.plan, step.out, 0);
                 let mut seen = Vec::with_capacity(plane.channels * plane.height * plane.width);
                 for c in 0..plane.channels {
                     for y in 0..plane.height {
@@ -184,15 +194,24 @@ impl Session {
         let mut times = vec![Duration::ZERO; self.plan.steps.len()];
         let mut worker = self.workers[0].lock().expect("a kernel panicked");
         for group in images.chunks(self.plan.group * bytes) {
-            for (time, step) in times.iter_mut().zip(&self.plan.steps) {
+            let pixels = self.pixels(group);
+            worker.steps(&self.plan, pixels, &mut |worker, step, images| {
                 let start = Instant::now();
-                for (i, image) in group.chunks_exact(bytes).enumerate() {
-                    worker.step(&self.plan, step, (self.layout, image), i);
-                }
-                *time += start.elapsed();
-            }
+                worker.step(&self.plan, &self.plan.steps[step], pixels, images);
+                times[step] += start.elapsed();
+            });
         }
         Ok(self.plan.layers().into_iter().zip(times).collect())
+    }
+}
+
+impl Session {
+    fn pixels<'a>(&self, bytes: &'a [u8]) -> Pixels<'a> {
+        Pixels {
+            bytes,
+            layout: self.layout,
+            each: self.plan.image_bytes(),
+        }
     }
 }
 
@@ -216,12 +235,28 @@ struct Worker {
     pooled: Vec<f32>,
 }
 
+/// The bytes of some images.
+#[derive(Clone, Copy)]
+struct Pixels<'a> {
+    bytes: &'a [u8],
+    layout: PixelLayout,
+    each: usize,
+}
+
+impl<'a> Pixels<'a> {
+    fn count(&self) -> usize {
+        self.bytes.len() / self.each
+    }
+
+    fn image(&self, i: usize) -> &'a [u8] {
+        &self.bytes[i * self.each..(i + 1) * self.each]
+    }
+}
+
 impl Worker {
     fn new(plan: &Plan) -> Self {
-        let buffers = (plan.assignment.buffers.iter())
-            .map(|(plane, kind)| Buffer::new(plane, *kind, plan.group));
         Self {
-            buffers: buffers.collect(),
+            buffers: plan.assignment.buffers.iter().map(Buffer::new).collect(),
             sums: vec![0.0; plan.sums],
             sum_scratch: vec![0; plan.sum_scratch],
             scratch: buffers::bytes(plan.scratch),
@@ -230,63 +265,118 @@ impl Worker {
     }
 
     /// Runs up to [`Plan::group`] images.
-    fn run(&mut self, plan: &Plan, layout: PixelLayout, images: &[u8], logits: &mut [f32]) {
-        for step in &plan.steps {
-            for (i, image) in images.chunks_exact(plan.image_bytes()).enumerate() {
-                self.step(plan, step, (layout, image), i);
-            }
-        }
-        let (plane, _) = plan.values[plan.logits];
-        let buffer = &self.buffers[plan.slot(plan.logits)];
+    fn run(&mut self, plan: &Plan, pixels: Pixels, logits: &mut [f32]) {
+        self.steps(plan, pixels, &mut |worker, step, images| {
+            worker.step(plan, &plan.steps[step], pixels, images);
+        });
         for (i, row) in logits.chunks_exact_mut(plan.classes().len()).enumerate() {
-            let Values::F32(values) = buffer.image(&plane, i) else {
+            let Values::F32(values) = read(&self.buffers, plan, plan.logits, i) else {
                 unreachable!("logits are real");
             };
+            let plane = plan.values[plan.logits].plane;
             row.copy_from_slice(&values[plane.at(0, 0)..][..row.len()]);
         }
     }
 
-    /// One step, for image `i` of the group.
-    fn step(&mut self, plan: &Plan, step: &Step, (layout, image): (PixelLayout, &[u8]), i: usize) {
-        let slot = plan.slot(step.out);
-        let Some(&input) = step.inputs.first() else {
-            let Operation::Image(table) = &step.run else {
-                unreachable!("only images read no value");
-            };
-            let (plane, _) = plan.values[step.out];
-            let out = self.buffers[slot].image_mut(&plane, i);
-            return table.run(image, layout, &plane, out);
-        };
-        let (from, to) = (plan.values[input].0, plan.values[step.out].0);
-        // The output is no input's buffer (`Assignment`), so it can be taken out meanwhile.
-        let mut taken = std::mem::replace(&mut self.buffers[slot], Buffer::Taken);
-        let out = taken.image_mut(&to, i);
-        let x = self.buffers[plan.slot(input)].image(&from, i);
-        match &step.run {
-            Operation::Image(_) => unreachable!("images read no value"),
-            Operation::Table(table) => table.run((&from, x), (&to, out)),
-            Operation::Pad { stride } => simple::pad(*stride, (&from, x), (&to, out)),
-            Operation::MaxPool { size, stride } => {
-                simple::max_pool(*size, *stride, (&from, x), (&to, out));
+    /// Calls `run` with every step and the images to run it for, in order: image by image while
+    /// weights stay in the cache, then all images step by step.
+    fn steps(
+        &mut self,
+        plan: &Plan,
+        pixels: Pixels,
+        run: &mut dyn FnMut(&mut Self, usize, Range<usize>),
+    ) {
+        for i in 0..pixels.count() {
+            for step in 0..plan.together_from {
+                run(self, step, i..i + 1);
             }
-            Operation::Pool(pool) => pool.run((&from, x), &mut self.pooled, (&to, out)),
-            Operation::Conv { run, sum, .. } => {
+        }
+        for step in plan.together_from..plan.steps.len() {
+            run(self, step, 0..pixels.count());
+        }
+    }
+
+    /// One step, for some images of the group.
+    fn step(&mut self, plan: &Plan, step: &Step, pixels: Pixels, images: Range<usize>) {
+        // The output is no input's buffer (`Assignment`), so it can be taken out meanwhile.
+        let slot = plan.slot(step.out);
+        let mut taken = std::mem::replace(&mut self.buffers[slot], Buffer::Taken);
+        match &step.run {
+            Operation::Conv { run, sum, .. } if run.likes_together(images.len()) => {
+                let first = images.start;
                 if let Some(sum) = sum {
-                    sum.run(run.conv(), x, &mut self.sum_scratch, &mut self.sums);
+                    let apart = self.sums.chunks_mut(sums_apart(run.conv()));
+                    for (i, sums) in images.clone().zip(apart) {
+                        let input = read(&self.buffers, plan, step.inputs[0], i);
+                        sum.run(run.conv(), input, &mut self.sum_scratch, sums);
+                    }
                 }
-                let residual = (step.inputs.get(1)).map(|&r| {
-                    let plane = plan.values[r].0;
-                    self.buffers[plan.slot(r)].image(&plane, i)
-                });
-                run.run(Io {
-                    input: x,
-                    residual,
-                    sums: &self.sums,
-                    output: out,
-                    scratch: &mut self.scratch,
-                });
+                let io = self.io(plan, step, first, &mut taken);
+                run.run_together(io, images.len());
+            }
+            _ => {
+                for i in images {
+                    self.step_of_one(plan, step, pixels, i, &mut taken);
+                }
             }
         }
         self.buffers[slot] = taken;
     }
+
+    fn step_of_one(
+        &mut self,
+        plan: &Plan,
+        step: &Step,
+        pixels: Pixels,
+        i: usize,
+        taken: &mut Buffer,
+    ) {
+        let need = &plan.values[step.out];
+        let (to, place) = (need.plane, need.place(i));
+        if let Operation::Image(table) = &step.run {
+            let out = taken.image_mut(&to, place);
+            return table.run(pixels.image(i), pixels.layout, &to, out);
+        }
+        let from = plan.values[step.inputs[0]].plane;
+        let x = read(&self.buffers, plan, step.inputs[0], i);
+        match &step.run {
+            Operation::Image(_) => unreachable!("see above"),
+            Operation::Table(table) => table.run((&from, x), (&to, taken.image_mut(&to, place))),
+            Operation::Pad { stride } => {
+                simple::pad(*stride, (&from, x), (&to, taken.image_mut(&to, place)));
+            }
+            Operation::MaxPool { size, stride } => {
+                let out = taken.image_mut(&to, place);
+                simple::max_pool(*size, *stride, (&from, x), (&to, out));
+            }
+            Operation::Pool(pool) => {
+                let out = taken.image_mut(&to, place);
+                pool.run((&from, x), &mut self.pooled, (&to, out));
+            }
+            Operation::Conv { run, sum, .. } => {
+                if let Some(sum) = sum {
+                    sum.run(run.conv(), x, &mut self.sum_scratch, &mut self.sums);
+                }
+                run.run(self.io(plan, step, i, taken));
+            }
+        }
+    }
+
+    /// The buffers of a convolution, from image `i` on.
+    fn io<'a>(&'a mut self, plan: &Plan, step: &Step, i: usize, out: &'a mut Buffer) -> Io<'a> {
+        let need = &plan.values[step.out];
+        Io {
+            input: read(&self.buffers, plan, step.inputs[0], i),
+            residual: (step.inputs.get(1)).map(|&r| read(&self.buffers, plan, r, i)),
+            sums: &self.sums,
+            output: out.image_mut(&need.plane, need.place(i)),
+            scratch: &mut self.scratch,
+        }
+    }
+}
+
+/// The values of image `i` of the group.
+fn read<'a>(buffers: &'a [Buffer], plan: &Plan, value: ValueId, i: usize) -> Values<'a> {
+    let need = &plan.values[value];
+    buffers[plan.slot(value)].image(&need.plane, need.place(i))
 }

@@ -3,7 +3,7 @@
 use lb_format::graph::Shape;
 use lb_format::{Affine, BitWidth, QParams};
 
-use crate::buffers::{self, Buffer};
+use crate::buffers::{self, Buffer, Need};
 use crate::conv::{Conv, Epilogue, Io, Kind, Values, ValuesMut};
 use crate::integer::IntegerLayer;
 use crate::kernel::Run;
@@ -192,7 +192,7 @@ impl Inputs {
         } else {
             Kind::U16
         };
-        let mut input = Buffer::new(&conv.input, kind, 1);
+        let mut input = Buffer::new(&Need::one(conv.input, kind));
         noise(&mut random, &mut input, &conv.input, 0xff);
         let (codes, max) = (recipe.codes, conv.input_max);
         each(&conv.input, |i, inside| {
@@ -207,7 +207,7 @@ impl Inputs {
             }
         });
         let residual = conv.residual.map(|(plane, kind)| {
-            let mut buffer = Buffer::new(&plane, kind, 1);
+            let mut buffer = Buffer::new(&Need::one(plane, kind));
             noise(&mut random, &mut buffer, &plane, 0x0f);
             buffer
         });
@@ -234,6 +234,48 @@ impl Inputs {
         });
     }
 
+    /// The inputs of several images, to run together.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn together(conv: &Conv, images: &[Self]) -> Self {
+        let join = |plane: Plane, of: &dyn Fn(&Self) -> &Buffer| {
+            let kind = of(&images[0]).image(&plane, 0).kind();
+            let mut all = Buffer::new(&Need {
+                images: images.len(),
+                ..Need::one(plane, kind)
+            });
+            for (i, image) in images.iter().enumerate() {
+                match (all.image_mut(&plane, i), of(image).image(&plane, 0)) {
+                    (ValuesMut::U8(to), Values::U8(x)) => to[..x.len()].copy_from_slice(x),
+                    (ValuesMut::U16(to), Values::U16(x)) => to[..x.len()].copy_from_slice(x),
+                    (ValuesMut::F32(to), Values::F32(x)) => to[..x.len()].copy_from_slice(x),
+                    _ => unreachable!("images of one convolution have one kind"),
+                }
+            }
+            all
+        };
+        Self {
+            input: join(conv.input, &|i| &i.input),
+            residual: (conv.residual)
+                .map(|(plane, _)| join(plane, &|i| i.residual.as_ref().expect("all have one"))),
+            sums: images.iter().flat_map(|i| i.sums.iter().copied()).collect(),
+        }
+    }
+
+    /// Runs `kernel` on `images` images at once.
+    pub fn run_together(&self, kernel: &dyn Run, output: &mut Buffer, images: usize) {
+        let conv = kernel.conv();
+        let io = Io {
+            input: self.input.image(&conv.input, 0),
+            residual: (self.residual.as_ref().zip(conv.residual)).map(|(b, (p, _))| b.image(&p, 0)),
+            sums: &self.sums,
+            output: output.image_mut(&conv.output, 0),
+            scratch: &mut [],
+        };
+        kernel.run_together(io, images);
+    }
+
     /// The input's values.
     pub fn input(&self, conv: &Conv) -> Values<'_> {
         self.input.image(&conv.input, 0)
@@ -245,19 +287,25 @@ impl Inputs {
     }
 }
 
-/// Memory for `kernel`'s output and its scratch.
-pub fn outputs(kernel: &dyn Run) -> (Buffer, aligned_vec::AVec<u8, aligned_vec::ConstAlign<64>>) {
+/// Memory for `kernel`'s output of `images` images, and its scratch.
+pub fn outputs(
+    kernel: &dyn Run,
+    images: usize,
+) -> (Buffer, aligned_vec::AVec<u8, aligned_vec::ConstAlign<64>>) {
     let conv = kernel.conv();
     (
-        Buffer::new(&conv.output, conv.output_kind, 1),
+        Buffer::new(&Need {
+            images,
+            ..Need::one(conv.output, conv.output_kind)
+        }),
         buffers::bytes(kernel.scratch()),
     )
 }
 
-/// The bits of every value of an output, `[H, W, C]`, and of its border.
-pub fn bits(conv: &Conv, output: &Buffer) -> (Vec<u32>, Vec<u32>) {
+/// The bits of every value of image `image` of an output, `[H, W, C]`, and of its border.
+pub fn bits(conv: &Conv, output: &Buffer, image: usize) -> (Vec<u32>, Vec<u32>) {
     let (mut inside, mut border) = (Vec::new(), Vec::new());
-    let values = output.image(&conv.output, 0);
+    let values = output.image(&conv.output, image);
     let bit = |i: usize| match values {
         Values::F32(v) => v[i].to_bits(),
         codes => codes.real(i) as u32,

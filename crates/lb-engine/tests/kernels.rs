@@ -17,10 +17,10 @@ fn check(recipe: &Recipe, kernels: &[Box<dyn Kernel>]) -> Vec<&'static str> {
     let inputs = Inputs::new(recipe, &conv);
     let run = |kernel: &dyn Kernel| {
         let prepared = kernel.prepare(conv.clone());
-        let (mut output, mut scratch) = synthetic::outputs(&*prepared);
+        let (mut output, mut scratch) = synthetic::outputs(&*prepared, 1);
         scratch.fill(0xa5); // scratch holds anything
         inputs.run(&*prepared, &mut output, &mut scratch);
-        synthetic::bits(&conv, &output)
+        synthetic::bits(&conv, &output, 0)
     };
     let (expected, border) = run(&Reference);
     let mut ran = Vec::new();
@@ -131,6 +131,55 @@ fn every_kernel_of_this_machine_gives_the_reference_bits() {
             "kernel {name}: {n} convolutions, all equal to the reference"
         ));
         assert!(*n > 0, "{name} is available, but ran nothing");
+    }
+}
+
+#[test]
+fn images_run_together_as_they_run_alone() {
+    for kernel in available() {
+        let mut ran = 0;
+        for (side, images) in [(1, 2), (4, 4), (4, 16), (4, 19), (8, 9), (8, 32), (5, 16)] {
+            for (channels, residual, output_bits, offsets) in [
+                (64, Some(Kind::U8), Some(8), true),
+                (40, Some(Kind::F32), Some(4), false),
+                (16, None, None, true),
+            ] {
+                let recipe = Recipe {
+                    residual,
+                    output_bits,
+                    offsets,
+                    zero_point: side == 4,
+                    ..Recipe::body(channels, side, 8)
+                };
+                let conv = recipe.conv();
+                let Some(_) = kernel.cost(&conv) else {
+                    continue;
+                };
+                let prepared = kernel.prepare(conv.clone());
+                if !prepared.likes_together(images) {
+                    continue;
+                }
+                let seeded = |seed| Inputs::new(&Recipe { seed, ..recipe }, &conv);
+                let alone: Vec<Inputs> = (0..images as u64).map(seeded).collect();
+                let (mut output, _) = synthetic::outputs(&*prepared, images);
+                Inputs::together(&conv, &alone).run_together(&*prepared, &mut output, images);
+                for (i, inputs) in alone.iter().enumerate() {
+                    let (mut expected, mut scratch) = synthetic::outputs(&*prepared, 1);
+                    inputs.run(&*prepared, &mut expected, &mut scratch);
+                    assert_eq!(
+                        synthetic::bits(&conv, &output, i),
+                        synthetic::bits(&conv, &expected, 0),
+                        "{}, image {i} of {images}: {recipe:?}",
+                        kernel.name()
+                    );
+                }
+                ran += 1;
+            }
+        }
+        say(&format!(
+            "kernel {}: {ran} convolutions ran together",
+            kernel.name()
+        ));
     }
 }
 

@@ -29,7 +29,7 @@ use super::isa::Amx as Token;
 use super::pack::{Steps, starts, weights};
 use super::tiles::{BLOCK, Finish, MOST_ROWS, Tile, stored, tiles};
 use super::window_sum::WindowSum;
-use super::{Kernel, Run, check};
+use super::{Kernel, Run, check, check_together};
 use crate::conv::{Conv, Io};
 
 /// Bytes of a tile's row.
@@ -71,18 +71,31 @@ impl Kernel for Amx {
 
 struct Prepared {
     conv: Conv,
-    /// Positions a tile.
-    rows: usize,
-    tiles: Vec<Tile>,
+    /// Tiles of neighbouring positions of one image.
+    neighbours: Walk,
+    /// Tiles of the same position in several images.
+    images: Walk,
     /// Offset of every step's bytes from a tile's first.
     offsets: Vec<i64>,
-    finish: Finish,
     /// In groups of two blocks and steps of 64 bytes.
     weights: AVec<i8, ConstAlign<64>>,
     start: Vec<Line<i32, LANES>>,
-    config: Line<u8, 64>,
-    body: unsafe fn(&Prepared, &Pointers),
+    run: Body,
+    run_together: Body,
 }
+
+/// A walk over all outputs in tiles.
+struct Walk {
+    tiles: Vec<Tile>,
+    /// Rows of a tile: positions or images.
+    rows: usize,
+    /// Bytes of input from one row to the next.
+    step: usize,
+    finish: Finish,
+}
+
+/// A convolution with so many rows a tile.
+type Body = unsafe fn(&Prepared, &Pointers, usize);
 
 /// Positions a tile.
 fn rows(conv: &Conv) -> usize {
@@ -100,21 +113,29 @@ impl Prepared {
             let (ky, i) = (step / steps.per_row, step % steps.per_row);
             (ky * conv.input.pitch() + i * ROW) as i64
         };
-        let run = conv.layer.kernel[1] * conv.input.stride;
-        let (body, config): (unsafe fn(&Prepared, &Pointers), _) = if stream::fits(&conv) {
-            (for_case!(case(&conv), streamed), stream::config(rows, run))
+        let run: Body = if stream::fits(&conv) {
+            for_case!(case(&conv), streamed)
         } else {
-            (for_case!(case(&conv), body), config(rows, run, 4, 6))
+            for_case!(case(&conv), one_image)
         };
         Self {
-            rows,
-            tiles: tiles(&conv, rows),
+            neighbours: Walk {
+                tiles: tiles(&conv, rows),
+                rows,
+                step: conv.layer.stride * conv.input.stride,
+                finish: Finish::new(&conv, 1.0),
+            },
+            images: Walk {
+                tiles: tiles(&conv, 1),
+                rows: MOST_ROWS,
+                step: conv.input.len(),
+                finish: Finish::across_images(&conv),
+            },
             offsets: (0..steps.count(&conv)).map(offset).collect(),
-            finish: Finish::new(&conv, 1.0),
             weights: weights(&conv, steps, 2),
             start: starts(&conv),
-            config,
-            body,
+            run,
+            run_together: for_case!(case(&conv), together),
             conv,
         }
     }
@@ -150,35 +171,72 @@ impl Run for Prepared {
         let pointers = Pointers::new(&mut io);
         // SAFETY: the token of `prepare` proves the instructions; `check` proved that the planes
         // lie inside the buffers, `TAIL` values behind them included.
-        unsafe { (self.body)(self, &pointers) }
+        unsafe { (self.run)(self, &pointers, self.neighbours.rows) }
+    }
+
+    fn likes_together(&self, images: usize) -> bool {
+        // Fuller tiles, and weights that are loaded once for all images.
+        images > 1 && images >= self.neighbours.rows
+    }
+
+    fn run_together(&self, mut io: Io, images: usize) {
+        check_together(&self.conv, &io, 0, images);
+        let pointers = Pointers::new(&mut io);
+        for first in (0..images).step_by(MOST_ROWS) {
+            let rows = MOST_ROWS.min(images - first);
+            let pointers = pointers.image(&self.conv, first);
+            // SAFETY: as above, for so many images.
+            unsafe { (self.run_together)(self, &pointers, rows) }
+        }
     }
 }
 
+/// # Safety
+/// AMX; the buffers are those of the convolution.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn body<const C: Case>(p: &Prepared, io: &Pointers) {
+unsafe fn one_image<const C: Case>(p: &Prepared, io: &Pointers, rows: usize) {
+    // SAFETY: the caller's.
+    unsafe { walk::<C>(p, &p.neighbours, io, rows) }
+}
+
+/// # Safety
+/// AMX; the buffers are those of the convolution, for `images` images.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+unsafe fn together<const C: Case>(p: &Prepared, io: &Pointers, images: usize) {
+    // SAFETY: the caller's.
+    unsafe { walk::<C>(p, &p.images, io, images) }
+}
+
+/// # Safety
+/// AMX; the buffers are those of the convolution, with `rows` rows a tile.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+#[inline]
+unsafe fn walk<const C: Case>(p: &Prepared, w: &Walk, io: &Pointers, rows: usize) {
     let mut c = Line([0i32; 4 * BLOCK]);
+    let run = p.conv.layer.kernel[1] * p.conv.input.stride;
+    let config = config(rows, run, 4, 6);
     // SAFETY: a valid configuration of 64 bytes.
-    unsafe { asm!("ldtilecfg [{}]", in(reg) p.config.0.as_ptr(), options(nostack, readonly)) };
-    for block in (0..p.finish.blocks()).step_by(2) {
+    unsafe { asm!("ldtilecfg [{}]", in(reg) config.0.as_ptr(), options(nostack, readonly)) };
+    for block in (0..w.finish.blocks()).step_by(2) {
         let weights = p.weights[block * p.offsets.len() * TILE..].as_ptr();
-        let two = block + 1 < p.finish.blocks();
+        let two = block + 1 < w.finish.blocks();
         let size = if two { 2 } else { 4 };
-        for group in p.tiles.chunks(size) {
+        for group in w.tiles.chunks(size) {
             let input = |i: usize| io.input.wrapping_add(group[i.min(group.len() - 1)].input);
             // SAFETY: tiles lie inside the planes; two blocks are there where two are used.
             unsafe {
                 if two {
-                    two_by_two(p, [input(0), input(1)], weights, block, &mut c);
+                    two_by_two(p, [input(0), input(1)], w.step, weights, block, &mut c);
                 } else {
                     let inputs = [input(0), input(1), input(2), input(3)];
-                    four_by_one(p, inputs, weights, block, &mut c);
+                    four_by_one(p, inputs, w.step, weights, block, &mut c);
                 }
                 for (i, tile) in group.iter().enumerate() {
                     let c = c.0.as_ptr().add(i * 4 / size * BLOCK);
                     if two {
-                        (p.finish).two::<C>(io, tile, (p.rows, block), |j, i| stored(c, j, i));
+                        (w.finish).two::<C>(io, tile, (rows, block), |j, i| stored(c, j, i));
                     } else {
-                        (p.finish).one::<C>(io, tile, (p.rows, block), |j, i| stored(c, j, i));
+                        (w.finish).one::<C>(io, tile, (rows, block), |j, i| stored(c, j, i));
                     }
                 }
             }
@@ -195,6 +253,7 @@ unsafe fn body<const C: Case>(p: &Prepared, io: &Pointers) {
 unsafe fn two_by_two(
     p: &Prepared,
     tiles: [*const u8; 2],
+    step: usize,
     weights: *const i8,
     pair: usize,
     c: &mut Line<i32, { 4 * BLOCK }>,
@@ -234,7 +293,7 @@ unsafe fn two_by_two(
             s1 = in(reg) p.start[pair + 1].0.as_ptr(),
             zero = in(reg) 0usize,
             row = in(reg) ROW,
-            step = in(reg) p.conv.layer.stride * p.conv.input.stride,
+            step = in(reg) step,
             a0 = in(reg) tiles[0],
             a1 = in(reg) tiles[1],
             b = inout(reg) weights => _,
@@ -255,6 +314,7 @@ unsafe fn two_by_two(
 unsafe fn four_by_one(
     p: &Prepared,
     tiles: [*const u8; 4],
+    step: usize,
     weights: *const i8,
     block: usize,
     c: &mut Line<i32, { 4 * BLOCK }>,
@@ -296,7 +356,7 @@ unsafe fn four_by_one(
             s = inout(reg) p.start[block].0.as_ptr() => _,
             zero = inout(reg) 0usize => _,
             row = in(reg) ROW,
-            step = in(reg) p.conv.layer.stride * p.conv.input.stride,
+            step = in(reg) step,
             a0 = in(reg) tiles[0],
             a1 = in(reg) tiles[1],
             a2 = in(reg) tiles[2],

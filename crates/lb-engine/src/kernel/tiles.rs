@@ -3,6 +3,7 @@
 use std::arch::x86_64::*;
 
 use super::avx512::{Case, Epilogue, LANES, Pointers, is_real, pack4};
+use super::sums_apart;
 use crate::conv::Conv;
 
 /// Most positions a tile.
@@ -61,6 +62,7 @@ pub unsafe fn stored(c: *const i32, j: usize, i: usize) -> __m512i {
 /// Requantizes accumulators.
 pub struct Finish {
     epilogue: Epilogue,
+    sum_step: usize,
     residual_step: usize,
     output_step: usize,
 }
@@ -70,8 +72,19 @@ impl Finish {
     pub fn new(conv: &Conv, factor: f32) -> Self {
         Self {
             epilogue: Epilogue::new(conv, factor),
+            sum_step: 1,
             residual_step: conv.residual.map_or(0, |(plane, _)| plane.stride),
             output_step: conv.output.stride,
+        }
+    }
+
+    /// For tiles whose rows are the same position of several images.
+    pub fn across_images(conv: &Conv) -> Self {
+        Self {
+            epilogue: Epilogue::new(conv, 1.0),
+            sum_step: sums_apart(conv),
+            residual_step: conv.residual.map_or(0, |(plane, _)| plane.len()),
+            output_step: conv.output.len(),
         }
     }
 
@@ -173,6 +186,7 @@ impl Finish {
 /// Where the positions of a tile are, for one block of channels.
 struct Places {
     sums: *const f32,
+    sum_step: usize,
     residual: *const u8,
     residual_step: usize,
     output: *mut u8,
@@ -189,6 +203,7 @@ impl Places {
         let residual_step = f.residual_step;
         Self {
             sums: io.sums.wrapping_add(tile.position),
+            sum_step: f.sum_step,
             residual: (io.residual).wrapping_add((tile.residual + channel) * residual_bytes),
             residual_step: residual_step * residual_bytes,
             output: io
@@ -200,7 +215,7 @@ impl Places {
 
     #[inline]
     fn sum(&self, i: usize) -> *const f32 {
-        self.sums.wrapping_add(i)
+        self.sums.wrapping_add(i * self.sum_step)
     }
 
     #[inline]

@@ -24,7 +24,7 @@ pub fn fits(conv: &Conv) -> bool {
 }
 
 /// C in tiles 0 to 2, A in 3, B in 5 to 7.
-pub fn config(rows: usize, run: usize) -> Line<u8, 64> {
+fn config(rows: usize, run: usize) -> Line<u8, 64> {
     super::config(rows, run, 3, 5)
 }
 
@@ -58,10 +58,11 @@ macro_rules! add_row {
 /// # Safety
 /// AMX; the buffers are those of the convolution, which [`fits`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-pub unsafe fn streamed<const C: Case>(p: &Prepared, io: &Pointers) {
+pub unsafe fn streamed<const C: Case>(p: &Prepared, io: &Pointers, rows: usize) {
     // Rows are requantized some rows later, when their stores have long left the store buffer.
     let mut c = Line([0i32; RING * BLOCK]);
     let c = c.0.as_mut_ptr();
+    let config = config(rows, p.conv.layer.kernel[1] * p.conv.input.stride);
     // SAFETY: a valid configuration of 64 bytes; three tiles of weights.
     unsafe {
         asm!(
@@ -69,7 +70,7 @@ pub unsafe fn streamed<const C: Case>(p: &Prepared, io: &Pointers) {
             "tileloadd tmm5, [{b0} + {row}]",
             "tileloadd tmm6, [{b1} + {row}]",
             "tileloadd tmm7, [{b2} + {row}]",
-            config = in(reg) p.config.0.as_ptr(),
+            config = in(reg) config.0.as_ptr(),
             b0 = in(reg) p.weights.as_ptr(),
             b1 = in(reg) p.weights[TILE..].as_ptr(),
             b2 = in(reg) p.weights[2 * TILE..].as_ptr(),
@@ -78,11 +79,13 @@ pub unsafe fn streamed<const C: Case>(p: &Prepared, io: &Pointers) {
         );
     }
     let (height, pitch) = (p.conv.output.height, p.conv.input.pitch());
-    let across = p.tiles.len() / height;
+    let across = p.neighbours.tiles.len() / height;
     for x in 0..across {
         for i in 0..height + 2 + LATER {
             let to = c.wrapping_add(i % RING * BLOCK);
-            let a = io.input.wrapping_add(p.tiles[x].input + i * pitch);
+            let a = io
+                .input
+                .wrapping_add(p.neighbours.tiles[x].input + i * pitch);
             // SAFETY: the windows of a tile lie inside the plane, which has two more rows of them
             // than the output. Rows of C that are begun before the first input row or after the
             // last are never requantized.
@@ -94,9 +97,9 @@ pub unsafe fn streamed<const C: Case>(p: &Prepared, io: &Pointers) {
                     _ => add_row!(p, a, to, "2", "1", "0"),
                 }
                 if i >= 2 + LATER {
-                    let tile = &p.tiles[(i - 2 - LATER) * across + x];
+                    let tile = &p.neighbours.tiles[(i - 2 - LATER) * across + x];
                     let c = c.wrapping_add((i - LATER) % RING * BLOCK);
-                    (p.finish).one::<C>(io, tile, (p.rows, 0), |j, i| stored(c, j, i));
+                    (p.neighbours.finish).one::<C>(io, tile, (rows, 0), |j, i| stored(c, j, i));
                 }
             }
         }
