@@ -142,17 +142,42 @@ impl Conv {
     /// Whether inputs are bytes, weights are `i8`, and no partial sum can leave 32 bits: what the
     /// vector kernels need.
     pub fn is_narrow(&self) -> bool {
-        let largest = (0..self.layer.c_out).map(|c| {
-            let magnitude: i64 = (self.layer.channel(c).iter())
-                .map(|&q| i64::from(q).abs())
-                .sum();
-            magnitude * i64::from(self.input_max) + self.start[c].abs()
-        });
+        let largest = (0..self.layer.c_out).map(|c| self.largest_sum(c));
         self.input_bytes
             && self.output_kind != Kind::U16
             && self.residual.is_none_or(|(_, kind)| kind != Kind::U16)
             && self.layer.fits_i8()
             && largest.max().unwrap_or(0) <= i64::from(i32::MAX)
+    }
+
+    /// What the magnitude of channel `c`'s accumulator cannot exceed, whatever the input and the
+    /// order of summation.
+    fn largest_sum(&self, c: usize) -> i64 {
+        let q = self.layer.channel(c).iter();
+        let magnitude: i64 = q.map(|&q| i64::from(q).abs()).sum();
+        magnitude * i64::from(self.input_max) + self.start[c].abs()
+    }
+
+    /// What the magnitude of `t`, formula (6) of [`requant`](crate::requant), cannot exceed before
+    /// it is clamped; `None` if the residual is real and could be anything.
+    pub fn largest_result(&self) -> Option<f64> {
+        let r = &self.requant;
+        let residual = match self.residual {
+            None => 0.0,
+            Some((_, Kind::F32)) => return None,
+            Some((_, Kind::U8)) => f64::from(u8::MAX),
+            Some((_, Kind::U16)) => f64::from(u16::MAX),
+        };
+        let inputs = self.layer.depth() as f64 * f64::from(self.input_max);
+        let sum = inputs + self.sum_start.abs() as f64;
+        (0..self.layer.c_out)
+            .map(|c| {
+                f64::from(r.acc[c]).abs() * self.largest_sum(c) as f64
+                    + (r.sum.as_ref()).map_or(0.0, |b| f64::from(b[c]).abs() * sum)
+                    + f64::from(r.residual).abs() * residual
+                    + f64::from(r.bias[c]).abs()
+            })
+            .reduce(f64::max)
     }
 
     /// Index of the first input value under output (`y`, `x`).

@@ -8,6 +8,8 @@
 
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod bitserial;
 pub mod isa;
 pub mod scalar;
 pub mod window_sum;
@@ -51,6 +53,8 @@ pub trait Run: Send + Sync {
 /// The kernels of this machine, best first, ending in `scalar`, which runs everything.
 pub fn available() -> Vec<Box<dyn Kernel>> {
     let mut kernels: Vec<Box<dyn Kernel>> = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    kernels.extend(bitserial::BitSerial::new().map(|k| Box::new(k) as _));
     kernels.push(Box::new(scalar::Scalar));
     kernels
 }

@@ -1,0 +1,365 @@
+//! The inner loops: eight positions of sixteen output channels, one word of 32 inputs a step.
+
+use std::arch::x86_64::*;
+
+use super::digits::{Digits, Form};
+use super::layout::Layout;
+use super::pack::Packed;
+use crate::conv::{Conv, Kind};
+use crate::kernel::avx512::{self, CODES, Epilogue, LANES, NO_RESIDUAL, Pointers, REALS};
+
+/// Positions a tile.
+pub const TILE: usize = 8;
+
+/// One word of 32 inputs of 16 output channels.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+struct Line([u32; LANES]);
+
+/// A block's constants: what [`finish`] computes with.
+#[repr(C, align(64))]
+#[derive(Clone, Copy)]
+struct Block {
+    /// Where accumulators start.
+    start: [i32; LANES],
+    /// Factors of the counts, in the low halves.
+    counted: [i32; LANES],
+    /// Factors of the two halves of [`Packed::counts`].
+    window: [i32; LANES],
+}
+
+/// Where the positions of a tile are. Behind the last position, it again: computing it twice is
+/// cheaper than asking.
+#[derive(Clone, Copy, Default)]
+struct Tile {
+    /// Byte of the first word.
+    input: [u32; TILE],
+    position: [u32; TILE],
+    /// Value.
+    output: [u32; TILE],
+    residual: [u32; TILE],
+}
+
+type Inner = unsafe fn(&Counter, Pointers, &Packed);
+
+/// A convolution's weights as digits and the loops over them.
+pub struct Counter {
+    layout: Layout,
+    /// Bytes from one digit of the input to the next.
+    plane: usize,
+    /// `[block][word][digit]`
+    weights: Vec<Line>,
+    blocks: Vec<Block>,
+    tiles: Vec<Tile>,
+    epilogue: Epilogue,
+    /// Whether [`Packed::counts`] matters.
+    pub counts: bool,
+    inner: Inner,
+}
+
+/// What no count may exceed: they are multiplied in 16 bits.
+const LARGEST: usize = i16::MAX as usize;
+
+/// Whether the counts of a window stay within 16 bits.
+pub fn fits(layout: &Layout, digits: &Digits) -> bool {
+    let largest = match (digits.form, digits.planes + digits.input_planes) {
+        (Form::Three, _) => 5,
+        (_, 2) => 1,
+        _ => 3,
+    };
+    largest * layout.bits() <= LARGEST
+}
+
+impl Counter {
+    /// Prepares `conv`, whose `digits` [fit](fits).
+    pub fn new(conv: &Conv, digits: &Digits, layout: Layout, plane: usize) -> Self {
+        let layer = &conv.layer;
+        let blocks = layer.c_out.div_ceil(LANES);
+        let (words, planes) = (layout.words(), digits.planes);
+        let mut weights = vec![Line([0; LANES]); blocks * words * planes];
+        if digits.form == Form::Three && layout.mask() != 0 {
+            // What the last word of a run has beyond it: u = 2 counts nothing but `B`, see `step`.
+            let ignored = !layout.mask();
+            let last = words / layout.runs;
+            for line in weights.chunks_exact_mut(last * planes) {
+                line[last * planes - 1].0 = [ignored; LANES];
+            }
+        }
+        let mut constants = vec![
+            Block {
+                start: [0; LANES],
+                counted: [0; LANES],
+                window: [0; LANES],
+            };
+            blocks
+        ];
+        let [kh, kw] = layer.kernel;
+        for c in 0..layer.c_out {
+            let (block, lane) = (c / LANES, c % LANES);
+            // Set bits of every digit.
+            let mut ones = [0i64; 2];
+            let mut q = layer.channel(c).iter();
+            for ky in 0..kh {
+                for kx in 0..kw {
+                    for channel in 0..layer.c_in {
+                        let u = digits.code(c, *q.next().expect("a weight a tap"));
+                        let (word, bit) = layout.place(conv, [ky, kx], channel);
+                        for (plane, ones) in ones.iter_mut().enumerate().take(planes) {
+                            let one = u >> plane & 1;
+                            let line = &mut weights[(block * words + word) * planes + plane];
+                            line.0[lane] |= one << bit;
+                            *ones += i64::from(one);
+                        }
+                    }
+                }
+            }
+            let levels = digits.levels[c];
+            let (f, g) = (i64::from(levels.f), i64::from(levels.g));
+            let (start, counted, x, high) = match digits.form {
+                // Σ q x = f Σ u x + g Σ x
+                Form::And => (0, f, g, 0),
+                // q = f/2 Σ 2^i (2 u_i − 1) and (2 u_i − 1) x_j = u_i − (u_i ^ x_j)
+                Form::Xor => {
+                    let inputs = (1 << digits.input_planes) - 1;
+                    (f / 2 * (ones[0] + 2 * ones[1]) * inputs, -f / 2, 0, 0)
+                }
+                // u x = count − 4 + 4 x₁ + 4 u₁, see `step`
+                Form::Three => (4 * f * (ones[1] - layout.bits() as i64), f, g, 4 * f),
+            };
+            let constants = &mut constants[block];
+            constants.start[lane] = (conv.start[c] + start) as i32;
+            constants.counted[lane] = counted as i32 & 0xffff;
+            constants.window[lane] = (x as i32 & 0xffff) | (high as i32) << 16;
+        }
+        let counts = constants.iter().any(|b| b.window != [0; LANES]);
+        Self {
+            layout,
+            plane,
+            weights,
+            blocks: constants,
+            tiles: tiles(conv, &layout),
+            epilogue: Epilogue::new(conv),
+            counts,
+            inner: inner(conv, digits),
+        }
+    }
+
+    /// Convolves `packed` input.
+    ///
+    /// # Safety
+    /// The CPU has what [`Avx512Popcnt`](crate::kernel::isa::Avx512Popcnt) says; the pointers are
+    /// those of the convolution's checked buffers, and `packed` its input.
+    pub unsafe fn run(&self, pointers: Pointers, packed: &Packed) {
+        // SAFETY: the caller's.
+        unsafe { (self.inner)(self, pointers, packed) }
+    }
+}
+
+fn tiles(conv: &Conv, layout: &Layout) -> Vec<Tile> {
+    let out = conv.output;
+    let n = out.height * out.width;
+    let tile = |t: usize| {
+        let mut tile = Tile::default();
+        for i in 0..TILE {
+            let position = (t * TILE + i).min(n - 1);
+            let (y, x) = (position / out.width, position % out.width);
+            let narrow = |v: usize| u32::try_from(v).expect("an image of less than 4 GiB");
+            tile.position[i] = narrow(position);
+            tile.input[i] = narrow(layout.window(conv, y, x));
+            tile.output[i] = narrow(out.at(y, x));
+            tile.residual[i] = narrow(conv.residual.map_or(0, |(plane, _)| plane.at(y, x)));
+        }
+        tile
+    };
+    (0..n.div_ceil(TILE)).map(tile).collect()
+}
+
+/// Chooses the loops for the digits, the residual and the output.
+fn inner(conv: &Conv, digits: &Digits) -> Inner {
+    fn with<const W: usize, const X: usize, const XOR: bool>(conv: &Conv) -> Inner {
+        match (avx512::residual_kind(conv), conv.output_kind == Kind::F32) {
+            (NO_RESIDUAL, false) => run::<W, X, XOR, NO_RESIDUAL, false>,
+            (NO_RESIDUAL, true) => run::<W, X, XOR, NO_RESIDUAL, true>,
+            (CODES, false) => run::<W, X, XOR, CODES, false>,
+            (CODES, true) => run::<W, X, XOR, CODES, true>,
+            (_, false) => run::<W, X, XOR, REALS, false>,
+            (_, true) => run::<W, X, XOR, REALS, true>,
+        }
+    }
+    match (digits.planes, digits.input_planes, digits.form) {
+        (1, 1, Form::Xor) => with::<1, 1, true>(conv),
+        (1, 1, _) => with::<1, 1, false>(conv),
+        (1, _, Form::Xor) => with::<1, 2, true>(conv),
+        (1, _, _) => with::<1, 2, false>(conv),
+        (_, 1, Form::Xor) => with::<2, 1, true>(conv),
+        (_, 1, _) => with::<2, 1, false>(conv),
+        (_, _, _) => with::<2, 2, false>(conv),
+    }
+}
+
+/// # Safety
+/// As [`Counter::run`].
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vpopcntdq")]
+unsafe fn run<const W: usize, const X: usize, const XOR: bool, const R: u8, const REAL: bool>(
+    c: &Counter,
+    pointers: Pointers,
+    packed: &Packed,
+) {
+    let words = c.layout.words() * W;
+    for (block, constants) in c.blocks.iter().enumerate() {
+        let weights = &c.weights[block * words..][..words];
+        let epilogue = c.epilogue.constants(block);
+        for tile in &c.tiles {
+            // SAFETY: tiles lie inside the image, whose buffers were checked.
+            unsafe {
+                let counted = count::<W, X, XOR>(c, weights, packed.digits, &tile.input);
+                let mut acc = [_mm512_setzero_si512(); TILE];
+                for i in 0..TILE {
+                    let start = load(&constants.start);
+                    let start = match c.counts {
+                        true => {
+                            let n = *packed.counts.get_unchecked(tile.position[i] as usize);
+                            let n = _mm512_set1_epi32(n);
+                            _mm512_dpwssd_epi32(start, n, load(&constants.window))
+                        }
+                        false => start,
+                    };
+                    acc[i] = _mm512_dpwssd_epi32(start, counted[i], load(&constants.counted));
+                }
+                let at = block * LANES;
+                let bytes = if REAL { 4 } else { 1 };
+                let residual_bytes = if R == REALS { 4 } else { 1 };
+                for four in 0..TILE / 4 {
+                    let i = |j: usize| four * 4 + j;
+                    epilogue.store4::<R, REAL>(
+                        std::array::from_fn(|j| acc[i(j)]),
+                        std::array::from_fn(|j| {
+                            pointers.sums.wrapping_add(tile.position[i(j)] as usize)
+                        }),
+                        std::array::from_fn(|j| {
+                            let value = tile.residual[i(j)] as usize + at;
+                            pointers.residual.wrapping_add(value * residual_bytes)
+                        }),
+                        std::array::from_fn(|j| {
+                            let value = tile.output[i(j)] as usize + at;
+                            pointers.output.wrapping_add(value * bytes)
+                        }),
+                    );
+                }
+            }
+        }
+    }
+}
+
+#[target_feature(enable = "avx512f")]
+#[inline]
+fn load(v: &[i32; LANES]) -> __m512i {
+    // SAFETY: an array of 16 integers.
+    unsafe { _mm512_loadu_si512(v.as_ptr().cast()) }
+}
+
+/// The counts of a tile.
+///
+/// # Safety
+/// The windows at `at` lie within `digits`, as the layout says.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vpopcntdq")]
+#[inline]
+unsafe fn count<const W: usize, const X: usize, const XOR: bool>(
+    c: &Counter,
+    weights: &[Line],
+    digits: &[u8],
+    at: &[u32; TILE],
+) -> [__m512i; TILE] {
+    let layout = &c.layout;
+    let mask = layout.mask();
+    let base = digits.as_ptr();
+    let pixels: [*const u8; TILE] = std::array::from_fn(|i| base.wrapping_add(at[i] as usize));
+    let mut acc = [_mm512_setzero_si512(); TILE];
+    let mut line = weights.as_ptr();
+    for run in 0..layout.runs {
+        let from = run * layout.pitch;
+        let to = from + layout.whole() * 4;
+        let mut byte = from;
+        // SAFETY: the caller's; there are `W` lines of weights a word.
+        unsafe {
+            while byte < to {
+                step::<W, X, XOR, false>(&mut acc, line, &pixels, byte, c.plane, 0);
+                line = line.add(W);
+                byte += 4;
+            }
+            if mask != 0 {
+                step::<W, X, XOR, true>(&mut acc, line, &pixels, byte, c.plane, mask);
+                line = line.add(W);
+            }
+        }
+    }
+    acc
+}
+
+/// Counts one word. Two bits by two bits take three counts, because
+///
+/// ```text
+/// u x = u₀x₀ + 2 u₀x₁ + 2 u₁x₀ + 4 u₁x₁
+///     = u₀x₀ + 2 u₁ (x₀ + x₁ − 1) + 2 x₁ (u₀ + u₁ − 1) + 2 u₁ + 2 x₁
+///     = A    + 2 (B − 1 + x₁)     + 2 (C − 1 + u₁)     + 2 u₁ + 2 x₁
+/// A = u₀ & x₀,   B = u₁ ? x₀ : ~x₁,   C = x₁ ? u₀ : ~u₁
+/// ```
+///
+/// where `u₁ (x₀ + x₁ − 1)` and its twin have three values, −1, 0 and 1, and so are a binary digit
+/// plus something that depends on `x` alone. Each digit is one `vpternlogd`. (Two counts are not
+/// enough: among four values the differences that the products need do not occur.)
+///
+/// # Safety
+/// There are `W` lines at `line` and a word at `byte` of each pixel, digit by digit.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vpopcntdq")]
+#[inline]
+unsafe fn step<const W: usize, const X: usize, const XOR: bool, const MASKED: bool>(
+    acc: &mut [__m512i; TILE],
+    line: *const Line,
+    pixels: &[*const u8; TILE],
+    byte: usize,
+    plane: usize,
+    mask: u32,
+) {
+    let mask = _mm512_set1_epi32(mask as i32);
+    let twos = _mm512_set1_epi32(2);
+    // SAFETY: the caller's.
+    let u: [__m512i; W] = std::array::from_fn(|i| unsafe { _mm512_load_si512(line.add(i).cast()) });
+    for (acc, &pixel) in acc.iter_mut().zip(pixels) {
+        // SAFETY: the caller's.
+        let x: [__m512i; X] = std::array::from_fn(|i| unsafe {
+            let word = pixel.add(byte + i * plane).cast::<i32>();
+            _mm512_set1_epi32(word.read_unaligned())
+        });
+        // Both digits' inputs beyond the run have u = 0, so that only `xor` sees them.
+        let ones = |u: __m512i, x: __m512i| {
+            _mm512_popcnt_epi32(match (XOR, MASKED) {
+                (false, _) => _mm512_and_si512(u, x),
+                (true, false) => _mm512_xor_si512(u, x),
+                (true, true) => _mm512_ternarylogic_epi32::<XOR_AND>(u, x, mask),
+            })
+        };
+        *acc = _mm512_add_epi32(*acc, ones(u[0], x[0]));
+        // Doubling and adding in one: counts are less than 256, so that a byte holds them.
+        match (W, X) {
+            (1, 1) => {}
+            (1, _) => *acc = _mm512_dpbusd_epi32(*acc, ones(u[0], x[X - 1]), twos),
+            (_, 1) => *acc = _mm512_dpbusd_epi32(*acc, ones(u[W - 1], x[0]), twos),
+            (_, _) => {
+                let (u0, u1, x0, x1) = (u[0], u[W - 1], x[0], x[X - 1]);
+                let mut b = _mm512_ternarylogic_epi32::<CHOOSE>(u1, x0, x1);
+                if MASKED {
+                    b = _mm512_and_si512(b, mask);
+                }
+                let c = _mm512_ternarylogic_epi32::<CHOOSE>(x1, u0, u1);
+                let both = _mm512_add_epi32(_mm512_popcnt_epi32(b), _mm512_popcnt_epi32(c));
+                *acc = _mm512_dpbusd_epi32(*acc, both, twos);
+            }
+        }
+    }
+}
+
+/// `(a ^ b) & c`: bit `4a + 2b + c` of the table.
+const XOR_AND: i32 = 0b0010_1000;
+/// `a ? b : ~c`
+const CHOOSE: i32 = 0b1100_0101;
