@@ -17,43 +17,30 @@ pub const SLACK: usize = 32;
 /// # Panics
 /// If a buffer is too short.
 pub fn window_sums(conv: &Conv, input: Values, pixels: &mut [i32], sums: &mut [i32]) {
-    let plane = conv.input;
-    let pixels = &mut pixels[..self::pixels(conv)];
+    let (plane, layer) = (conv.input, &conv.layer);
+    let columns = plane.width + 2 * plane.border;
+    let pixels = &mut pixels[..(plane.height + 2 * plane.border) * columns];
     match input {
         Values::U8(x) => channel_sums(x, plane.stride, plane.channels, pixels),
         Values::U16(x) => channel_sums(x, plane.stride, plane.channels, pixels),
         Values::F32(_) => panic!("real values have no codes to sum"),
     }
-    let start = -i32::try_from(conv.sum_start).expect("checked by the plan");
-    windows(conv, pixels, start, sums);
-}
-
-/// Writes `start` and the sum of the pixels under it for every output position, row by row.
-/// Destroys `pixels`.
-///
-/// # Shapes
-/// `pixels`: one value for each of the input, its border included; `sums`: at least
-/// `[H_out · W_out]`.
-///
-/// # Panics
-/// If a buffer is too short.
-pub fn windows(conv: &Conv, pixels: &mut [i32], start: i32, sums: &mut [i32]) {
-    let (plane, layer, out) = (conv.input, &conv.layer, conv.output);
-    let columns = plane.width + 2 * plane.border;
     let [kh, kw] = layer.kernel;
     let inset = plane.border - layer.padding;
-    let rows = sums.chunks_exact_mut(out.width).take(out.height);
-    for (y, row) in rows.enumerate() {
-        // First the rows, all columns at once, into the topmost: no later output reads it.
-        let from = &mut pixels[(y * layer.stride + inset) * columns..];
-        let (line, below) = from.split_at_mut(columns);
-        for below in below.chunks_exact(columns).take(kh - 1) {
-            add_every(line, below, 1);
-        }
+    let start = -i32::try_from(conv.sum_start).expect("checked by the plan");
+    let out = conv.output;
+    for (y, row) in sums
+        .chunks_exact_mut(out.width)
+        .take(out.height)
+        .enumerate()
+    {
         row.fill(start);
-        let line = &line[inset..][..(out.width - 1) * layer.stride + kw];
-        for kx in 0..kw {
-            add_every(row, &line[kx..], layer.stride);
+        for ky in 0..kh {
+            let from = (y * layer.stride + ky + inset) * columns + inset;
+            let line = &pixels[from..][..(out.width - 1) * layer.stride + kw];
+            for kx in 0..kw {
+                add_every(row, &line[kx..], layer.stride);
+            }
         }
     }
 }

@@ -1,12 +1,15 @@
 //! The inner loops: eight positions of sixteen output channels, one word of 32 inputs a step.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::digits::{Digits, Form};
 use super::layout::Layout;
 use super::pack::Packed;
 use crate::conv::{Conv, Kind};
-use crate::kernel::avx512::{self, CODES, Epilogue, LANES, NO_RESIDUAL, Pointers, REALS};
+use crate::kernel::avx512::{
+    self, CODES, Constants, Epilogue, LANES, NO_RESIDUAL, Pointers, REALS,
+};
 
 /// Positions a tile.
 pub const TILE: usize = 8;
@@ -34,6 +37,8 @@ struct Block {
 struct Tile {
     /// Byte of the first word.
     input: [u32; TILE],
+    /// Index into [`Packed::counts`].
+    window: [u32; TILE],
     position: [u32; TILE],
     /// Value.
     output: [u32; TILE],
@@ -166,6 +171,7 @@ fn tiles(conv: &Conv, layout: &Layout) -> Vec<Tile> {
             let narrow = |v: usize| u32::try_from(v).expect("an image of less than 4 GiB");
             tile.position[i] = narrow(position);
             tile.input[i] = narrow(layout.window(conv, y, x));
+            tile.window[i] = narrow(layout.pixel(conv, y, x));
             tile.output[i] = narrow(out.at(y, x));
             tile.residual[i] = narrow(conv.residual.map_or(0, |(plane, _)| plane.at(y, x)));
         }
@@ -210,43 +216,58 @@ unsafe fn run<const W: usize, const X: usize, const XOR: bool, const R: u8, cons
         let weights = &c.weights[block * words..][..words];
         let epilogue = c.epilogue.constants(block);
         for tile in &c.tiles {
-            // SAFETY: tiles lie inside the image, whose buffers were checked.
+            // SAFETY: tiles lie inside the image, whose buffers were checked; the caller's.
             unsafe {
-                let counted = count::<W, X, XOR>(c, weights, packed.digits, &tile.input);
-                let mut acc = [_mm512_setzero_si512(); TILE];
-                for i in 0..TILE {
-                    let start = load(&constants.start);
-                    let start = match c.counts {
-                        true => {
-                            let n = *packed.counts.get_unchecked(tile.position[i] as usize);
-                            let n = _mm512_set1_epi32(n);
-                            _mm512_dpwssd_epi32(start, n, load(&constants.window))
-                        }
-                        false => start,
-                    };
-                    acc[i] = _mm512_dpwssd_epi32(start, counted[i], load(&constants.counted));
+                let mut acc = count::<W, X, XOR>(c, weights, packed.digits, &tile.input);
+                for (acc, &window) in acc.iter_mut().zip(&tile.window) {
+                    let mut start = load(&constants.start);
+                    if c.counts {
+                        let n = *packed.counts.get_unchecked(window as usize);
+                        let n = _mm512_set1_epi32(n);
+                        start = _mm512_dpwssd_epi32(start, n, load(&constants.window));
+                    }
+                    *acc = _mm512_dpwssd_epi32(start, *acc, load(&constants.counted));
                 }
-                let at = block * LANES;
-                let bytes = if REAL { 4 } else { 1 };
-                let residual_bytes = if R == REALS { 4 } else { 1 };
-                for four in 0..TILE / 4 {
-                    let i = |j: usize| four * 4 + j;
-                    epilogue.store4::<R, REAL>(
-                        std::array::from_fn(|j| acc[i(j)]),
-                        std::array::from_fn(|j| {
-                            pointers.sums.wrapping_add(tile.position[i(j)] as usize)
-                        }),
-                        std::array::from_fn(|j| {
-                            let value = tile.residual[i(j)] as usize + at;
-                            pointers.residual.wrapping_add(value * residual_bytes)
-                        }),
-                        std::array::from_fn(|j| {
-                            let value = tile.output[i(j)] as usize + at;
-                            pointers.output.wrapping_add(value * bytes)
-                        }),
-                    );
-                }
+                store::<R, REAL>(&epilogue, acc, tile, pointers, block * LANES);
             }
+        }
+    }
+}
+
+/// Requantizes a tile and stores it.
+///
+/// # Safety
+/// The tile lies inside the image that the pointers belong to.
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
+#[inline]
+unsafe fn store<const R: u8, const REAL: bool>(
+    epilogue: &Constants,
+    acc: [__m512i; TILE],
+    tile: &Tile,
+    pointers: Pointers,
+    channel: usize,
+) {
+    let bytes = if REAL { 4 } else { 1 };
+    let residual_bytes = if R == REALS { 4 } else { 1 };
+    for four in 0..TILE / 4 {
+        let i = |j: usize| four * 4 + j;
+        let sum = |j| pointers.sums.wrapping_add(tile.position[i(j)] as usize);
+        let residual = |j| {
+            let value = tile.residual[i(j)] as usize + channel;
+            pointers.residual.wrapping_add(value * residual_bytes)
+        };
+        let output = |j| {
+            let value = tile.output[i(j)] as usize + channel;
+            pointers.output.wrapping_add(value * bytes)
+        };
+        // SAFETY: the caller's.
+        unsafe {
+            epilogue.store4::<R, REAL>(
+                std::array::from_fn(|j| acc[i(j)]),
+                std::array::from_fn(sum),
+                std::array::from_fn(residual),
+                std::array::from_fn(output),
+            );
         }
     }
 }
@@ -258,12 +279,12 @@ fn load(v: &[i32; LANES]) -> __m512i {
     unsafe { _mm512_loadu_si512(v.as_ptr().cast()) }
 }
 
-/// The counts of a tile.
+/// The counts of a tile. Always inlined, so that they stay in registers: therefore without
+/// features of its own.
 ///
 /// # Safety
-/// The windows at `at` lie within `digits`, as the layout says.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vpopcntdq")]
-#[inline]
+/// Those of [`run`]; the windows at `at` lie within `digits`, as the layout says.
+#[inline(always)]
 unsafe fn count<const W: usize, const X: usize, const XOR: bool>(
     c: &Counter,
     weights: &[Line],
@@ -272,28 +293,40 @@ unsafe fn count<const W: usize, const X: usize, const XOR: bool>(
 ) -> [__m512i; TILE] {
     let layout = &c.layout;
     let mask = layout.mask();
-    let base = digits.as_ptr();
-    let pixels: [*const u8; TILE] = std::array::from_fn(|i| base.wrapping_add(at[i] as usize));
-    let mut acc = [_mm512_setzero_si512(); TILE];
+    let mut pixels = [digits.as_ptr(); TILE];
+    for (pixel, &at) in pixels.iter_mut().zip(at) {
+        *pixel = pixel.wrapping_add(at as usize);
+    }
     let mut line = weights.as_ptr();
-    for run in 0..layout.runs {
-        let from = run * layout.pitch;
-        let to = from + layout.whole() * 4;
-        let mut byte = from;
-        // SAFETY: the caller's; there are `W` lines of weights a word.
-        unsafe {
-            while byte < to {
-                step::<W, X, XOR, false>(&mut acc, line, &pixels, byte, c.plane, 0);
+    // SAFETY: the caller's; there are `W` lines of weights a word.
+    unsafe {
+        let mut acc = [_mm512_setzero_si512(); TILE];
+        for run in 0..layout.runs {
+            let from = run * layout.pitch;
+            let to = from + layout.whole() * 4;
+            let mut bytes = [from; X];
+            bytes[X - 1] += (X - 1) * c.plane;
+            while bytes[0] < to {
+                step::<W, X, XOR, false>(&mut acc, line, &pixels, bytes, 0);
                 line = line.add(W);
-                byte += 4;
+                for byte in &mut bytes {
+                    *byte += 4;
+                    // Opaque, or the compiler keeps a pointer for each digit of each pixel, and
+                    // runs out of registers.
+                    asm!(
+                        "/* {0} */",
+                        inout(reg) * byte,
+                        options(pure, nomem, nostack, preserves_flags)
+                    );
+                }
             }
             if mask != 0 {
-                step::<W, X, XOR, true>(&mut acc, line, &pixels, byte, c.plane, mask);
+                step::<W, X, XOR, true>(&mut acc, line, &pixels, bytes, mask);
                 line = line.add(W);
             }
         }
+        acc
     }
-    acc
 }
 
 /// Counts one word. Two bits by two bits take three counts, because
@@ -310,52 +343,64 @@ unsafe fn count<const W: usize, const X: usize, const XOR: bool>(
 /// enough: among four values the differences that the products need do not occur.)
 ///
 /// # Safety
-/// There are `W` lines at `line` and a word at `byte` of each pixel, digit by digit.
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vpopcntdq")]
-#[inline]
+/// Those of [`run`]; there are `W` lines at `line` and a word of each digit at `bytes` of each
+/// pixel.
+#[inline(always)]
 unsafe fn step<const W: usize, const X: usize, const XOR: bool, const MASKED: bool>(
     acc: &mut [__m512i; TILE],
     line: *const Line,
     pixels: &[*const u8; TILE],
-    byte: usize,
-    plane: usize,
+    bytes: [usize; X],
     mask: u32,
 ) {
-    let mask = _mm512_set1_epi32(mask as i32);
-    let twos = _mm512_set1_epi32(2);
     // SAFETY: the caller's.
-    let u: [__m512i; W] = std::array::from_fn(|i| unsafe { _mm512_load_si512(line.add(i).cast()) });
-    for (acc, &pixel) in acc.iter_mut().zip(pixels) {
-        // SAFETY: the caller's.
-        let x: [__m512i; X] = std::array::from_fn(|i| unsafe {
-            let word = pixel.add(byte + i * plane).cast::<i32>();
-            _mm512_set1_epi32(word.read_unaligned())
-        });
-        // Both digits' inputs beyond the run have u = 0, so that only `xor` sees them.
-        let ones = |u: __m512i, x: __m512i| {
-            _mm512_popcnt_epi32(match (XOR, MASKED) {
-                (false, _) => _mm512_and_si512(u, x),
-                (true, false) => _mm512_xor_si512(u, x),
-                (true, true) => _mm512_ternarylogic_epi32::<XOR_AND>(u, x, mask),
-            })
-        };
-        *acc = _mm512_add_epi32(*acc, ones(u[0], x[0]));
-        // Doubling and adding in one: counts are less than 256, so that a byte holds them.
-        match (W, X) {
-            (1, 1) => {}
-            (1, _) => *acc = _mm512_dpbusd_epi32(*acc, ones(u[0], x[X - 1]), twos),
-            (_, 1) => *acc = _mm512_dpbusd_epi32(*acc, ones(u[W - 1], x[0]), twos),
-            (_, _) => {
-                let (u0, u1, x0, x1) = (u[0], u[W - 1], x[0], x[X - 1]);
-                let mut b = _mm512_ternarylogic_epi32::<CHOOSE>(u1, x0, x1);
-                if MASKED {
-                    b = _mm512_and_si512(b, mask);
+    unsafe {
+        let mask = _mm512_set1_epi32(mask as i32);
+        let twos = _mm512_set1_epi32(2);
+        let u0 = _mm512_load_si512(line.cast());
+        let u1 = _mm512_load_si512(line.add(W - 1).cast());
+        for i in 0..TILE {
+            let word = |byte| pixels[i].add(byte).cast::<i32>().read_unaligned();
+            let x0 = _mm512_set1_epi32(word(bytes[0]));
+            let x1 = _mm512_set1_epi32(word(bytes[X - 1]));
+            acc[i] = _mm512_add_epi32(acc[i], ones::<XOR, MASKED>(u0, x0, mask));
+            // Doubling and adding in one: counts are less than 256, so that a byte holds them.
+            let twice = match (W, X) {
+                (1, 1) => continue,
+                (1, _) => ones::<XOR, MASKED>(u0, x1, mask),
+                (_, 1) => ones::<XOR, MASKED>(u1, x0, mask),
+                (_, _) => {
+                    let mut b = _mm512_ternarylogic_epi32::<CHOOSE>(u1, x0, x1);
+                    if MASKED {
+                        b = _mm512_and_si512(b, mask);
+                    }
+                    let c = _mm512_ternarylogic_epi32::<CHOOSE>(x1, u0, u1);
+                    _mm512_add_epi32(_mm512_popcnt_epi32(b), _mm512_popcnt_epi32(c))
                 }
-                let c = _mm512_ternarylogic_epi32::<CHOOSE>(x1, u0, u1);
-                let both = _mm512_add_epi32(_mm512_popcnt_epi32(b), _mm512_popcnt_epi32(c));
-                *acc = _mm512_dpbusd_epi32(*acc, both, twos);
-            }
+            };
+            acc[i] = _mm512_dpbusd_epi32(acc[i], twice, twos);
         }
+    }
+}
+
+/// Counts the ones of a product of digits. Beyond the run `u` is 0, so that only `xor` sees what
+/// is there.
+///
+/// # Safety
+/// Those of [`run`].
+#[inline(always)]
+unsafe fn ones<const XOR: bool, const MASKED: bool>(
+    u: __m512i,
+    x: __m512i,
+    mask: __m512i,
+) -> __m512i {
+    // SAFETY: the caller's.
+    unsafe {
+        _mm512_popcnt_epi32(match (XOR, MASKED) {
+            (false, _) => _mm512_and_si512(u, x),
+            (true, false) => _mm512_xor_si512(u, x),
+            (true, true) => _mm512_ternarylogic_epi32::<XOR_AND>(u, x, mask),
+        })
     }
 }
 

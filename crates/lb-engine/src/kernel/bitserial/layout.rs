@@ -101,13 +101,17 @@ impl Layout {
         (run * self.run_words() + bit / 32, bit % 32)
     }
 
+    /// Pixel where the window of output (`y`, `x`) starts, counted from the border's corner.
+    pub fn pixel(&self, conv: &Conv, y: usize, x: usize) -> usize {
+        conv.window(y, x) / conv.input.stride
+    }
+
     /// Byte where the window of output (`y`, `x`) starts.
     pub fn window(&self, conv: &Conv, y: usize, x: usize) -> usize {
-        let inset = conv.input.border - conv.layer.padding;
-        let column = x * conv.layer.stride + inset;
+        let pixel = self.pixel(conv, y, x);
         match self.interleaved {
-            true => (y * self.columns + column) * conv.layer.kernel[0] * self.pixel,
-            false => ((y * conv.layer.stride + inset) * self.columns + column) * self.pixel,
+            true => (y * self.columns + pixel % self.columns) * conv.layer.kernel[0] * self.pixel,
+            false => pixel * self.pixel,
         }
     }
 

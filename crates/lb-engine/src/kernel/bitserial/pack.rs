@@ -4,7 +4,6 @@ use std::arch::x86_64::*;
 
 use super::layout::{Layout, SLACK};
 use crate::conv::Conv;
-use crate::kernel::window_sum;
 use crate::plane::TAIL;
 
 /// What to pack, and where it goes in scratch memory.
@@ -24,15 +23,15 @@ struct Parts<'a> {
     plain: &'a mut [u8],
     /// Each digit, interleaved; empty if the layout is by rows.
     interleaved: &'a mut [u8],
-    pixels: &'a mut [i32],
-    windows: &'a mut [i32],
+    counts: &'a mut [i32],
 }
 
 /// A convolution's input, packed.
 pub struct Packed<'a> {
     /// Every digit in the layout, [`Packer::plane`] bytes apart.
     pub digits: &'a [u8],
-    /// `Σ x + 2^16 Σ x₁` of every output position, `x₁` the higher digit; empty if not wanted.
+    /// `Σ x + 2^16 Σ x₁` of the window that starts at every pixel, `x₁` the higher digit; empty if
+    /// not wanted. Windows that leave the image hold anything.
     pub counts: &'a [i32],
 }
 
@@ -53,45 +52,38 @@ impl Packer {
         self.bytes
     }
 
-    fn lengths(&self, conv: &Conv) -> [usize; 4] {
+    fn lengths(&self, conv: &Conv) -> [usize; 3] {
         let interleaved = if self.layout.interleaved {
             self.bytes
         } else {
             0
         };
-        let (pixels, windows) = match self.counts {
-            true => (
-                window_sum::pixels(conv) + 16,
-                conv.output.height * conv.output.width,
-            ),
-            false => (0, 0),
+        let [kh, kw] = conv.layer.kernel;
+        let columns = self.layout.columns;
+        let counts = match self.counts {
+            // Windows at the last pixels read behind them.
+            true => (self.layout.rows + kh) * columns + kw + 32,
+            false => 0,
         };
-        [
-            self.plain * self.planes,
-            interleaved * self.planes,
-            pixels,
-            windows,
-        ]
+        [self.plain * self.planes, interleaved * self.planes, counts]
     }
 
     /// Bytes of scratch memory.
     pub fn scratch(&self, conv: &Conv) -> usize {
-        let [plain, interleaved, pixels, windows] = self.lengths(conv);
-        plain + interleaved + 4 * (pixels + windows) + 4
+        let [plain, interleaved, counts] = self.lengths(conv);
+        plain + interleaved + 4 * counts + 4
     }
 
     fn parts<'a>(&self, conv: &Conv, scratch: &'a mut [u8]) -> Parts<'a> {
-        let [plain, interleaved, pixels, windows] = self.lengths(conv);
+        let [plain, interleaved, counts] = self.lengths(conv);
         let (plain, rest) = scratch.split_at_mut(plain);
         let (interleaved, rest) = rest.split_at_mut(interleaved);
         // SAFETY: any four bytes are an integer.
         let (_, integers, _) = unsafe { rest.align_to_mut::<i32>() };
-        let (pixels, rest) = integers.split_at_mut(pixels);
         Parts {
             plain,
             interleaved,
-            pixels,
-            windows: &mut rest[..windows],
+            counts: &mut integers[..counts],
         }
     }
 
@@ -110,8 +102,12 @@ impl Packer {
             (_, false) => sparse::<2>(conv, codes, parts.plain, self.plain, pixel),
         }
         if self.counts {
-            count(parts.plain, self.plain, self.planes, pixel, parts.pixels);
-            window_sum::windows(conv, parts.pixels, 0, parts.windows);
+            count(parts.plain, self.plain, self.planes, pixel, parts.counts);
+            // First the rows of a window, then its columns, for all pixels at once.
+            let [kh, kw] = conv.layer.kernel;
+            let pixels = self.layout.rows * self.layout.columns;
+            slide(parts.counts, pixels, kh, self.layout.columns);
+            slide(parts.counts, pixels, kw, 1);
         }
         let digits = match self.layout.interleaved {
             true => {
@@ -125,7 +121,7 @@ impl Packer {
         };
         Packed {
             digits,
-            counts: parts.windows,
+            counts: parts.counts,
         }
     }
 }
@@ -263,10 +259,12 @@ fn three_rows(columns: usize, from: &[u8], to: &mut [u8]) {
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vpopcntdq,popcnt")]
 fn count(digits: &[u8], plane: usize, planes: usize, pixel: usize, pixels: &mut [i32]) {
     const HIGH: i32 = 2 + (1 << 16);
+    let n = (plane - SLACK) / pixel;
     let (low, high) = (&digits[..plane], digits.get(plane..).unwrap_or(&[]));
     if pixel == 2 || pixel == 4 {
         // Sixteen pixels a step; the last may take some of the slack.
-        for (i, to) in pixels.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+        let steps = n.div_ceil(16);
+        for (i, to) in (pixels.as_chunks_mut::<16>().0[..steps].iter_mut()).enumerate() {
             let ones = |digit: &[u8]| {
                 let at = &digit[i * 16 * pixel..][..16 * pixel];
                 // SAFETY: 16 pixels are read.
@@ -298,11 +296,29 @@ fn count(digits: &[u8], plane: usize, planes: usize, pixel: usize, pixels: &mut 
         let rest: u32 = rest.iter().map(|b| b.count_ones()).sum();
         (words + rest) as i32
     };
-    let n = (plane - SLACK) / pixel;
     for (i, to) in pixels[..n].iter_mut().enumerate() {
         *to = ones(low, i);
         if planes == 2 {
             *to += HIGH * ones(high, i);
+        }
+    }
+}
+
+/// `v[i] ← Σ v[i + t · shift]` over `t` in `0..taps`, for at least the first `n`.
+#[target_feature(enable = "avx512f")]
+fn slide(v: &mut [i32], n: usize, taps: usize, shift: usize) {
+    let steps = n.div_ceil(16);
+    assert!(v.len() >= steps * 16 + (taps - 1) * shift);
+    for i in 0..steps {
+        let at = &mut v[i * 16..];
+        // SAFETY: the assertion. What is read was not written yet.
+        unsafe {
+            let mut sum = _mm512_loadu_si512(at.as_ptr().cast());
+            for t in 1..taps {
+                let next = _mm512_loadu_si512(at.as_ptr().add(t * shift).cast());
+                sum = _mm512_add_epi32(sum, next);
+            }
+            _mm512_storeu_si512(at.as_mut_ptr().cast(), sum);
         }
     }
 }
