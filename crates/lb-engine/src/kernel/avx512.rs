@@ -1,5 +1,6 @@
 //! What the AVX-512 kernels share: sixteen output channels a register, and the epilogue on them.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use crate::conv::{Conv, Io, Kind, Values, ValuesMut};
@@ -264,7 +265,11 @@ impl Constants {
         let codes = _mm512_packus_epi16(ab, cd);
         let codes = _mm512_min_epu8(_mm512_max_epu8(codes, self.lowest), self.highest);
         let order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-        let codes = _mm512_permutexvar_epi32(order, codes);
+        let mut codes = _mm512_permutexvar_epi32(order, codes);
+        // SAFETY: no instruction. Opaque, or the compiler permutes anew for each of four stores.
+        unsafe {
+            asm!("/* {0} */", inout(zmm_reg) codes, options(pure, nomem, nostack, preserves_flags));
+        }
         // SAFETY: the caller's.
         unsafe {
             _mm_storeu_si128(output[0].cast(), _mm512_castsi512_si128(codes));
