@@ -55,6 +55,8 @@ pub fn available() -> Vec<Box<dyn Kernel>> {
     let mut kernels: Vec<Box<dyn Kernel>> = Vec::new();
     #[cfg(target_arch = "x86_64")]
     kernels.extend(bitserial::BitSerial::new().map(|k| Box::new(k) as _));
+    #[cfg(target_arch = "x86_64")]
+    kernels.extend(bitserial::tables::Tables::new().map(|k| Box::new(k) as _));
     kernels.push(Box::new(scalar::Scalar));
     kernels
 }

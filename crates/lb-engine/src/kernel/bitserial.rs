@@ -15,6 +15,7 @@ mod count;
 mod digits;
 mod layout;
 mod pack;
+pub mod tables;
 
 use super::avx512::Pointers;
 use super::isa::Avx512Popcnt;

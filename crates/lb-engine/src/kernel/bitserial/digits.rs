@@ -27,7 +27,7 @@ pub struct Levels {
 pub struct Digits {
     /// Binary digits a weight: 1 or 2.
     pub planes: usize,
-    /// Binary digits an input code: 1 or 2.
+    /// Binary digits an input code.
     pub input_planes: usize,
     /// How to count.
     pub form: Form,
@@ -36,47 +36,47 @@ pub struct Digits {
 }
 
 impl Digits {
-    /// The digits of `conv`, counted in one of the forms that `popcount` kernels have. `None` if
-    /// input codes or weights have more than two bits.
+    /// The digits of `conv`, counted in the best form. `None` if input codes or weights have more
+    /// than two bits.
     pub fn of(conv: &Conv) -> Option<Self> {
+        if conv.input_max > 3 {
+            return None;
+        }
         let mut digits = Self::plain(conv)?;
         if digits.planes == 2 && digits.input_planes == 2 {
             digits.form = Form::Three;
             return Some(digits);
         }
-        let layer = &conv.layer;
-        let channels = || (0..layer.c_out).map(|c| Span::of(layer.channel(c)));
-        let symmetric: Option<Vec<_>> = channels().map(|s| s.symmetric(digits.planes)).collect();
+        let symmetric = (0..conv.layer.c_out)
+            .map(|c| Span::of(conv.layer.channel(c)).symmetric(digits.planes))
+            .collect();
         if let Some(levels) = symmetric {
             digits.form = Form::Xor;
             digits.levels = levels;
-        } else {
-            digits.levels = (channels().zip(digits.levels))
-                .map(|(s, plain)| s.through_zero(digits.planes).unwrap_or(plain))
-                .collect();
         }
         Some(digits)
     }
 
-    /// The digits counted from the smallest weight of each channel, by `and`.
+    /// The digits of `conv`, whatever its input codes, with as few `g` as possible. `None` if
+    /// weights have more than two bits.
     pub fn plain(conv: &Conv) -> Option<Self> {
-        if !conv.is_narrow() || conv.input_max > 3 {
+        if !conv.is_narrow() {
             return None;
         }
-        let layer = &conv.layer;
-        let spans: Vec<Span> = (0..layer.c_out)
-            .map(|c| Span::of(layer.channel(c)))
+        let spans: Vec<Span> = (0..conv.layer.c_out)
+            .map(|c| Span::of(conv.layer.channel(c)))
             .collect();
         let planes = match spans.iter().map(Span::last).max()? {
             ..=1 => 1,
             2..=3 => 2,
             _ => return None,
         };
+        let levels = |s: &Span| s.through_zero(planes).unwrap_or(s.from_least());
         Some(Self {
             planes,
-            input_planes: if conv.input_max > 1 { 2 } else { 1 },
+            input_planes: (i32::BITS - conv.input_max.leading_zeros()).max(1) as usize,
             form: Form::And,
-            levels: spans.iter().map(|s| s.from(s.min)).collect(),
+            levels: spans.iter().map(levels).collect(),
         })
     }
 
@@ -115,10 +115,11 @@ impl Span {
         (self.max - self.min) / self.step.max(1)
     }
 
-    fn from(&self, g: i32) -> Levels {
+    /// Counted from the smallest integer.
+    fn from_least(&self) -> Levels {
         Levels {
             f: self.step.max(1),
-            g,
+            g: self.min,
         }
     }
 

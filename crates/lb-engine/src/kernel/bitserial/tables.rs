@@ -1,0 +1,564 @@
+//! One- and two-bit weights without `vpopcntd`: sums by table, in AVX2.
+//!
+//! Counting ones costs AVX2 seven instructions. Looking sums up costs one: four input codes have
+//! sixteen partial sums, a vector of bytes; a binary digit of four weights of an output channel is
+//! an index into it, and `vpshufb` looks up sixteen channels of two positions at once.
+//!
+//! ```text
+//! Σ u x = Σ_i 2^i Σ_groups table[group][digit i of the group's four weights]
+//! table[n] = Σ x_k over the bits k of n
+//! ```
+//!
+//! Input codes may have up to four bits. Tables are made row by row as they are needed, and shared by all output
+//! channels. Sums are bytes as long as they cannot overflow, then 16 bits. (The idea is T-MAC's,
+//! Wei et al. 2024, there for matrix-vector products of language models.)
+
+use std::arch::x86_64::*;
+
+use super::digits::{Digits, Levels};
+use crate::conv::{Conv, Io, Values, ValuesMut};
+use crate::kernel::isa::Avx2;
+use crate::kernel::{Kernel, Run, check, window_sum};
+
+/// Output channels of a block.
+const LANES: usize = 16;
+/// Pairs of positions of a tile, at most.
+const PAIRS: usize = 4;
+/// The largest input code.
+const LARGEST: i32 = 15;
+
+/// Weights of one or two bits by `vpshufb`.
+pub struct Tables(Avx2);
+
+impl Tables {
+    /// The kernel, on CPUs that have the instructions.
+    pub fn new() -> Option<Self> {
+        Avx2::detect().map(Self)
+    }
+}
+
+impl Kernel for Tables {
+    fn name(&self) -> &'static str {
+        "bitserial-avx2"
+    }
+
+    /// Cycles of three vector ports at 3.5 GHz: two instructions a look-up, four to widen, about
+    /// thirty for the epilogue of 16 channels, three a table.
+    fn cost(&self, conv: &Conv) -> Option<f64> {
+        let digits = Digits::plain(conv)?;
+        let sum = conv.layer.depth() as i64 * i64::from(conv.input_max);
+        if conv.input_max > LARGEST || sum > i64::from(i16::MAX) {
+            return None;
+        }
+        let shape = Shape::new(conv);
+        let lookups = (shape.offsets.len() * digits.planes) as f64;
+        let positions = conv.output.height * conv.output.width.next_multiple_of(2 * shape.pairs);
+        let blocks = conv.layer.c_out.div_ceil(LANES);
+        let lookup = 2.0 + 4.0 / shape.interval as f64;
+        let tables = (shape.rows * shape.columns * shape.groups) as f64;
+        let instructions =
+            (positions * blocks) as f64 * (lookups * lookup / 2.0 + 30.0) + tables * 3.0;
+        Some(instructions / 3.0 / 3.5 + 200.0)
+    }
+
+    fn prepare(&self, conv: Conv) -> Box<dyn Run> {
+        let digits = Digits::plain(&conv).expect("`cost` was asked");
+        Box::new(Prepared::new(conv, &digits, self.0))
+    }
+}
+
+/// Where tables are.
+///
+/// ```text
+/// tables[row][group][column mod stride][column / stride][16]
+/// ```
+///
+/// so that neighbouring outputs use neighbouring tables, whatever the stride.
+struct Shape {
+    rows: usize,
+    columns: usize,
+    /// Groups of four channels.
+    groups: usize,
+    stride: usize,
+    /// Columns between the border's corner and the first window.
+    inset: usize,
+    /// Bytes from one residue of columns to the next.
+    phase: usize,
+    /// Of every tap and group, the table's distance in bytes from the window's first.
+    offsets: Vec<u32>,
+    /// Pairs of positions a tile.
+    pairs: usize,
+    /// Look-ups that a byte holds.
+    interval: usize,
+}
+
+impl Shape {
+    fn new(conv: &Conv) -> Self {
+        let layer = &conv.layer;
+        let [kh, kw] = layer.kernel;
+        let (stride, inset) = (layer.stride, conv.input.border - layer.padding);
+        let columns = conv.input.width + 2 * conv.input.border;
+        let pairs = match conv.output.width {
+            1..=2 => 1,
+            3..=4 => 2,
+            _ => PAIRS,
+        };
+        let taps = columns
+            .div_ceil(stride)
+            .max(2 * pairs + (kw - 1 + inset) / stride);
+        let mut shape = Self {
+            rows: conv.input.height + 2 * conv.input.border,
+            columns,
+            groups: layer.c_in.div_ceil(4),
+            stride,
+            inset,
+            phase: taps.next_multiple_of(2) * 16,
+            offsets: Vec::new(),
+            pairs,
+            interval: (255 / (4 * conv.input_max.max(1))).max(1) as usize,
+        };
+        for ky in 0..kh {
+            for kx in 0..kw {
+                for group in 0..shape.groups {
+                    let at = ky * shape.row() + shape.table(group, kx + inset);
+                    let at = u32::try_from(at).expect("tables of less than 4 GiB");
+                    shape.offsets.push(at);
+                }
+            }
+        }
+        shape
+    }
+
+    /// Bytes of a row's tables.
+    fn row(&self) -> usize {
+        self.groups * self.stride * self.phase
+    }
+
+    /// Where a table is in its row.
+    fn table(&self, group: usize, column: usize) -> usize {
+        let (slot, phase) = (column / self.stride, column % self.stride);
+        (group * self.stride + phase) * self.phase + slot * 16
+    }
+}
+
+/// A block's constants.
+#[derive(Clone, Copy)]
+struct Block {
+    /// Where accumulators start.
+    start: [i32; LANES],
+    /// Factors of what [`Prepared::finish`] multiplies: two halves each.
+    counted: [i32; LANES],
+    window: [i32; LANES],
+    acc: [f32; LANES],
+    sum: [f32; LANES],
+    bias: [f32; LANES],
+}
+
+struct Prepared {
+    conv: Conv,
+    shape: Shape,
+    planes: usize,
+    /// `[block][tap and group][digit][16]`; channel c of a block is at byte 2c, or 2c − 15 from 8.
+    indices: Vec<[u8; LANES]>,
+    blocks: Vec<Block>,
+    /// Whether sums of windows matter and no one else makes them.
+    own_sums: bool,
+    _isa: Avx2,
+}
+
+/// Sums of a tile in 16 bits: of each pair and digit, channels 0 to 7 and 8 to 15 of both
+/// positions.
+type Sums = [[[__m256i; 2]; 2]; PAIRS];
+
+impl Prepared {
+    fn new(conv: Conv, digits: &Digits, isa: Avx2) -> Self {
+        let shape = Shape::new(&conv);
+        let (layer, r) = (&conv.layer, &conv.requant);
+        let blocks = layer.c_out.div_ceil(LANES);
+        let (n, planes) = (shape.offsets.len(), digits.planes);
+        let mut indices = vec![[0; LANES]; blocks * n * planes];
+        let zero = Block {
+            start: [0; LANES],
+            counted: [0; LANES],
+            window: [0; LANES],
+            acc: [0.0; LANES],
+            sum: [0.0; LANES],
+            bias: [0.0; LANES],
+        };
+        let mut constants = vec![zero; blocks];
+        for c in 0..layer.c_out {
+            let (block, lane) = (c / LANES, c % LANES);
+            let byte = 2 * (lane % 8) + lane / 8;
+            for (tap, q) in layer.channel(c).chunks_exact(layer.c_in).enumerate() {
+                for (channel, &q) in q.iter().enumerate() {
+                    let u = digits.code(c, q);
+                    let at = block * n + tap * shape.groups + channel / 4;
+                    for plane in 0..planes {
+                        let one = (u >> plane & 1) as u8;
+                        indices[at * planes + plane][byte] |= one << (channel % 4);
+                    }
+                }
+            }
+            // acc = start + f Σ u x + g Σ x, and sums are Σ x less `sum_start`.
+            let Levels { f, g } = digits.levels[c];
+            let b = &mut constants[block];
+            b.start[lane] = (conv.start[c] + i64::from(g) * conv.sum_start) as i32;
+            let second = if planes == 2 { 2 * f } else { g };
+            b.counted[lane] = f & 0xffff | second << 16;
+            b.window[lane] = g & 0xffff;
+            b.acc[lane] = r.acc[c];
+            b.sum[lane] = r.sum.as_ref().map_or(0.0, |s| s[c]);
+            b.bias[lane] = r.bias[c];
+        }
+        let with_sums = digits.levels.iter().any(|l| l.g != 0);
+        Self {
+            own_sums: with_sums && r.sum.is_none(),
+            conv,
+            shape,
+            planes,
+            indices,
+            blocks: constants,
+            _isa: isa,
+        }
+    }
+
+    /// Integers of scratch for pixels and windows.
+    fn sums(&self) -> (usize, usize) {
+        let out = self.conv.output;
+        match self.own_sums {
+            true => (
+                window_sum::pixels(&self.conv),
+                out.height * out.width + window_sum::SLACK,
+            ),
+            false => (0, 0),
+        }
+    }
+
+    fn tables(&self) -> usize {
+        self.shape.rows * self.shape.row() + 64
+    }
+}
+
+impl Run for Prepared {
+    fn conv(&self) -> &Conv {
+        &self.conv
+    }
+
+    fn scratch(&self) -> usize {
+        let (pixels, windows) = self.sums();
+        self.tables() + 4 * (pixels + windows) + 4
+    }
+
+    fn run(&self, io: Io) {
+        check(&self.conv, &io, self.scratch());
+        let (tables, rest) = io.scratch.split_at_mut(self.tables());
+        // SAFETY: any four bytes are an integer.
+        let (_, integers, _) = unsafe { rest.align_to_mut::<i32>() };
+        let (pixels, windows) = self.sums();
+        let (pixels, rest) = integers.split_at_mut(pixels);
+        let windows = &mut rest[..windows];
+        let sums = if self.own_sums {
+            window_sum::window_sums(&self.conv, io.input, pixels, windows);
+            &*windows
+        } else if self.conv.requant.sum.is_some() {
+            io.sums
+        } else {
+            &[]
+        };
+        let Values::U8(input) = io.input else {
+            unreachable!("narrow convolutions read bytes")
+        };
+        let image = Image {
+            sums,
+            residual: io.residual,
+            output: io.output,
+        };
+        // SAFETY: the token says that the CPU has the instructions; `check` saw the buffers.
+        unsafe {
+            match self.planes {
+                1 => self.image::<1>(input, tables, image),
+                _ => self.image::<2>(input, tables, image),
+            }
+        }
+    }
+}
+
+/// What [`Prepared::finish`] reads and writes.
+struct Image<'a> {
+    sums: &'a [i32],
+    residual: Option<Values<'a>>,
+    output: ValuesMut<'a>,
+}
+
+impl Prepared {
+    /// # Safety
+    /// The buffers are as [`check`] wants them.
+    #[target_feature(enable = "avx2,fma")]
+    unsafe fn image<const W: usize>(&self, input: &[u8], tables: &mut [u8], mut image: Image) {
+        let (shape, out) = (&self.shape, self.conv.output);
+        let mut made = 0;
+        let step = 2 * shape.pairs;
+        let indices = shape.offsets.len() * W;
+        for y in 0..out.height {
+            let top = y * shape.stride + shape.inset;
+            for row in made.max(top)..top + self.conv.layer.kernel[0] {
+                // SAFETY: the caller's.
+                unsafe { self.make_tables(input, row, &mut tables[row * shape.row()..]) };
+                made = row + 1;
+            }
+            for block in 0..self.blocks.len() {
+                let indices = &self.indices[block * indices..][..indices];
+                for x in (0..out.width).step_by(step) {
+                    // The last tile goes back as far as it can, and does some positions twice.
+                    let x = x.min(out.width.saturating_sub(step));
+                    let from = &tables[top * shape.row() + x * 16..];
+                    // SAFETY: tiles lie inside the image, whose buffers were checked.
+                    unsafe {
+                        let sums = match shape.pairs {
+                            1 => self.look_up::<W, 1>(from, indices),
+                            2 => self.look_up::<W, 2>(from, indices),
+                            _ => self.look_up::<W, PAIRS>(from, indices),
+                        };
+                        self.finish::<W>(&sums, &mut image, block, y, x);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The tables of one row: those of two pixels at once, side by side.
+    ///
+    /// # Safety
+    /// `input` is the convolution's.
+    #[target_feature(enable = "avx2")]
+    unsafe fn make_tables(&self, input: &[u8], row: usize, tables: &mut [u8]) {
+        /// Where a sum of a pair of codes is, in eight bytes `x₀ x₁ x₀+x₁ · x₂ x₃ x₂+x₃ ·`.
+        const fn order(half: u8, shift: u8) -> [u8; 16] {
+            let places = [0x80, 8 * half, 8 * half + 1, 8 * half + 2];
+            let mut order = [0; 16];
+            let mut n = 0;
+            while n < 16 {
+                // 0x80 gives a zero.
+                let place = places[n >> shift & 3];
+                order[n] = if shift == 0 || place == 0x80 {
+                    place
+                } else {
+                    place + 4
+                };
+                n += 1;
+            }
+            order
+        }
+        const ORDERS: [[[u8; 16]; 2]; 2] = [[order(0, 0), order(0, 2)], [order(1, 0), order(1, 2)]];
+        let shape = &self.shape;
+        let plane = self.conv.input;
+        assert!(input.len() >= plane.len() + 16 && tables.len() >= shape.row());
+        let from = row * plane.pitch();
+        for phase in 0..shape.stride {
+            for column in (phase..shape.columns).step_by(2 * shape.stride) {
+                let next = (column + shape.stride).min(shape.columns - 1);
+                for c in (0..plane.channels).step_by(16) {
+                    // SAFETY: pixels inside the plane and its tail; tables inside the row.
+                    unsafe {
+                        let at = |column| input.as_ptr().add(from + column * plane.stride + c);
+                        let x = _mm256_loadu2_m128i(at(next).cast(), at(column).cast());
+                        let pairs = _mm256_maddubs_epi16(x, _mm256_set1_epi8(1));
+                        let halves = [
+                            _mm256_unpacklo_epi16(x, pairs),
+                            _mm256_unpackhi_epi16(x, pairs),
+                        ];
+                        for g in 0..(shape.groups - c / 4).min(4) {
+                            let order = |i: usize| {
+                                let order = ORDERS[g % 2][i].as_ptr();
+                                _mm256_broadcastsi128_si256(_mm_loadu_si128(order.cast()))
+                            };
+                            let low = _mm256_shuffle_epi8(halves[g / 2], order(0));
+                            let high = _mm256_shuffle_epi8(halves[g / 2], order(1));
+                            let to = tables.as_mut_ptr().add(shape.table(c / 4 + g, column));
+                            _mm256_storeu_si256(to.cast(), _mm256_add_epi8(low, high));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sums of `P` pairs of positions of 16 channels.
+    ///
+    /// # Safety
+    /// `tables` start at the first window's and go on for the whole tile; `indices` are a block's.
+    #[target_feature(enable = "avx2")]
+    #[inline]
+    unsafe fn look_up<const W: usize, const P: usize>(
+        &self,
+        tables: &[u8],
+        indices: &[[u8; LANES]],
+    ) -> Sums {
+        let zero = _mm256_setzero_si256();
+        let mut wide = [[[zero; 2]; 2]; PAIRS];
+        let mut indices = indices.as_ptr();
+        for offsets in self.shape.offsets.chunks(self.shape.interval) {
+            let mut acc = [[zero; W]; P];
+            for &offset in offsets {
+                // SAFETY: the caller's.
+                unsafe {
+                    let mut index = [zero; W];
+                    for index in &mut index {
+                        let one = _mm_loadu_si128(indices.cast());
+                        *index = _mm256_broadcastsi128_si256(one);
+                        indices = indices.add(1);
+                    }
+                    for (p, acc) in acc.iter_mut().enumerate() {
+                        let at = tables.as_ptr().add(offset as usize + 32 * p);
+                        let table = _mm256_loadu_si256(at.cast());
+                        for w in 0..W {
+                            let sums = _mm256_shuffle_epi8(table, index[w]);
+                            acc[w] = _mm256_add_epi8(acc[w], sums);
+                        }
+                    }
+                }
+            }
+            for p in 0..P {
+                for w in 0..W {
+                    let low = _mm256_and_si256(acc[p][w], _mm256_set1_epi16(0xff));
+                    let high = _mm256_srli_epi16::<8>(acc[p][w]);
+                    wide[p][w][0] = _mm256_add_epi16(wide[p][w][0], low);
+                    wide[p][w][1] = _mm256_add_epi16(wide[p][w][1], high);
+                }
+            }
+        }
+        wide
+    }
+
+    /// Requantizes a tile and stores it. A vector is four channels of two positions.
+    ///
+    /// # Safety
+    /// The buffers are as [`check`] wants them.
+    #[target_feature(enable = "avx2,fma")]
+    #[inline]
+    unsafe fn finish<const W: usize>(
+        &self,
+        sums: &Sums,
+        image: &mut Image,
+        block: usize,
+        y: usize,
+        x: usize,
+    ) {
+        let (conv, b) = (&self.conv, &self.blocks[block]);
+        let r = &conv.requant;
+        let width = conv.output.width;
+        let twice = |v: &[f32; LANES], quad: usize| {
+            // SAFETY: four of an array's 16 floats.
+            unsafe { _mm256_broadcast_ps(&*v.as_ptr().add(4 * quad).cast::<__m128>()) }
+        };
+        for (pair, sums) in sums.iter().enumerate().take(self.shape.pairs) {
+            let x = x + 2 * pair;
+            if x >= width {
+                break;
+            }
+            // The second position may be behind the last one: then it is not stored.
+            let both = x + 1 < width;
+            let at = y * width + x;
+            let window = match image.sums {
+                [] => _mm256_setzero_si256(),
+                sums => _mm256_setr_m128i(_mm_set1_epi32(sums[at]), _mm_set1_epi32(sums[at + 1])),
+            };
+            let channel = block * LANES;
+            let places = conv.residual.map(|(plane, _)| {
+                let first = plane.at(y, x) + channel;
+                [first, first + plane.stride]
+            });
+            let mut reals = [_mm256_setzero_ps(); 4];
+            for quad in 0..4 {
+                let half = quad / 2;
+                let second = match W {
+                    // Sixteen bits of it everywhere.
+                    1 => _mm256_packs_epi32(window, window),
+                    _ => sums[1][half],
+                };
+                let pairs = match quad % 2 {
+                    0 => _mm256_unpacklo_epi16(sums[0][half], second),
+                    _ => _mm256_unpackhi_epi16(sums[0][half], second),
+                };
+                let integers = |v: &[i32; LANES]| {
+                    // SAFETY: four of an array's 16 integers.
+                    unsafe {
+                        let four = _mm_loadu_si128(v.as_ptr().add(4 * quad).cast());
+                        _mm256_broadcastsi128_si256(four)
+                    }
+                };
+                let mut acc = _mm256_madd_epi16(pairs, integers(&b.counted));
+                if W == 2 {
+                    let window = _mm256_madd_epi16(window, integers(&b.window));
+                    acc = _mm256_add_epi32(acc, window);
+                }
+                acc = _mm256_add_epi32(acc, integers(&b.start));
+                // Formula (6) of `requant`.
+                let mut t = twice(&b.bias, quad);
+                if r.sum.is_some() {
+                    t = _mm256_fmadd_ps(twice(&b.sum, quad), _mm256_cvtepi32_ps(window), t);
+                }
+                t = _mm256_fmadd_ps(twice(&b.acc, quad), _mm256_cvtepi32_ps(acc), t);
+                if let (Some(values), Some(places)) = (&image.residual, places) {
+                    // SAFETY: the caller's; behind the last position is the tail.
+                    let residual = unsafe {
+                        match values {
+                            Values::U8(v) => {
+                                let [p0, p1] = places.map(|p| {
+                                    let four = v.as_ptr().add(p + 4 * quad).cast::<i32>();
+                                    _mm_cvtsi32_si128(four.read_unaligned())
+                                });
+                                _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_unpacklo_epi32(p0, p1)))
+                            }
+                            Values::F32(v) => {
+                                let [p0, p1] = places.map(|p| v.as_ptr().add(p + 4 * quad));
+                                _mm256_loadu2_m128(p1, p0)
+                            }
+                            Values::U16(_) => unreachable!("narrow convolutions have none"),
+                        }
+                    };
+                    t = _mm256_fmadd_ps(_mm256_set1_ps(r.residual), residual, t);
+                }
+                let (lo, hi) = r.bounds;
+                t = _mm256_min_ps(_mm256_max_ps(t, _mm256_set1_ps(lo)), _mm256_set1_ps(hi));
+                reals[quad] = t;
+            }
+            let first = conv.output.at(y, x) + channel;
+            let second = first + conv.output.stride;
+            // SAFETY: the caller's.
+            unsafe {
+                match &mut image.output {
+                    ValuesMut::F32(v) => {
+                        for (quad, &t) in reals.iter().enumerate() {
+                            let to = v.as_mut_ptr().add(4 * quad);
+                            _mm_storeu_ps(to.add(first), _mm256_castps256_ps128(t));
+                            if both {
+                                _mm_storeu_ps(to.add(second), _mm256_extractf128_ps::<1>(t));
+                            }
+                        }
+                    }
+                    ValuesMut::U8(v) => {
+                        let mut codes = [_mm256_setzero_si256(); 4];
+                        for (code, &t) in codes.iter_mut().zip(&reals) {
+                            *code = _mm256_cvtps_epi32(t);
+                        }
+                        let low = _mm256_packs_epi32(codes[0], codes[1]);
+                        let high = _mm256_packs_epi32(codes[2], codes[3]);
+                        let zero_point = _mm256_set1_epi16(r.zero_point as i16);
+                        let codes = _mm256_packus_epi16(
+                            _mm256_add_epi16(low, zero_point),
+                            _mm256_add_epi16(high, zero_point),
+                        );
+                        let to = v.as_mut_ptr();
+                        _mm_storeu_si128(to.add(first).cast(), _mm256_castsi256_si128(codes));
+                        if both {
+                            let codes = _mm256_extracti128_si256::<1>(codes);
+                            _mm_storeu_si128(to.add(second).cast(), codes);
+                        }
+                    }
+                    ValuesMut::U16(_) => unreachable!("narrow convolutions have none"),
+                }
+            }
+        }
+    }
+}
