@@ -142,7 +142,12 @@ impl Conv {
     /// Whether inputs are bytes, weights are `i8`, and no partial sum can leave 32 bits: what the
     /// vector kernels need.
     pub fn is_narrow(&self) -> bool {
-        let largest = (0..self.layer.c_out).map(|c| self.largest_sum(c));
+        let largest = (0..self.layer.c_out).map(|c| {
+            let magnitude: i64 = (self.layer.channel(c).iter())
+                .map(|&q| i64::from(q).abs())
+                .sum();
+            magnitude * i64::from(self.input_max) + self.start[c].abs()
+        });
         self.input_bytes
             && self.output_kind != Kind::U16
             && self.residual.is_none_or(|(_, kind)| kind != Kind::U16)
@@ -150,34 +155,29 @@ impl Conv {
             && largest.max().unwrap_or(0) <= i64::from(i32::MAX)
     }
 
-    /// What the magnitude of channel `c`'s accumulator cannot exceed, whatever the input and the
-    /// order of summation.
-    fn largest_sum(&self, c: usize) -> i64 {
-        let q = self.layer.channel(c).iter();
-        let magnitude: i64 = q.map(|&q| i64::from(q).abs()).sum();
-        magnitude * i64::from(self.input_max) + self.start[c].abs()
-    }
-
-    /// What the magnitude of `t`, formula (6) of [`requant`](crate::requant), cannot exceed before
-    /// it is clamped; `None` if the residual is real and could be anything.
-    pub fn largest_result(&self) -> Option<f64> {
+    /// Whether `t` of [`requant`](crate::requant) stays within 30 bits whatever the input, so that
+    /// it can be rounded before it is clamped.
+    pub fn is_bounded(&self) -> bool {
         let r = &self.requant;
+        let depth = self.layer.depth() as f64 * f64::from(self.input_max);
         let residual = match self.residual {
             None => 0.0,
-            Some((_, Kind::F32)) => return None,
-            Some((_, Kind::U8)) => f64::from(u8::MAX),
-            Some((_, Kind::U16)) => f64::from(u16::MAX),
+            Some((_, Kind::U8)) => 255.0,
+            Some((_, Kind::U16)) => 65535.0,
+            Some((_, Kind::F32)) => return false,
         };
-        let inputs = self.layer.depth() as f64 * f64::from(self.input_max);
-        let sum = inputs + self.sum_start.abs() as f64;
-        (0..self.layer.c_out)
-            .map(|c| {
-                f64::from(r.acc[c]).abs() * self.largest_sum(c) as f64
-                    + (r.sum.as_ref()).map_or(0.0, |b| f64::from(b[c]).abs() * sum)
-                    + f64::from(r.residual).abs() * residual
-                    + f64::from(r.bias[c]).abs()
-            })
-            .reduce(f64::max)
+        (0..self.layer.c_out).all(|c| {
+            let magnitude: i64 = (self.layer.channel(c).iter())
+                .map(|&q| i64::from(q).abs())
+                .sum();
+            let acc = magnitude as f64 * f64::from(self.input_max) + self.start[c].abs() as f64;
+            let sum = r
+                .sum
+                .as_ref()
+                .map_or(0.0, |s| f64::from(s[c].abs()) * 2.0 * depth);
+            let rest = f64::from(r.residual.abs()) * residual + f64::from(r.bias[c].abs());
+            f64::from(r.acc[c].abs()) * acc + sum + rest < f64::from(1 << 30)
+        })
     }
 
     /// Index of the first input value under output (`y`, `x`).
@@ -263,7 +263,7 @@ pub struct Io<'a> {
     /// Residual, as [`Conv::residual`] says.
     pub residual: Option<Values<'a>>,
     /// Sums of window codes, one per output position, if [`Requant::sum`] is there.
-    pub sums: &'a [i32],
+    pub sums: &'a [f32],
     /// Output; its border is not touched.
     pub output: ValuesMut<'a>,
     /// At least [`Run::scratch`](crate::kernel::Run::scratch) bytes, of any content.

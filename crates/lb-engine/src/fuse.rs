@@ -139,6 +139,7 @@ pub fn fuse(network: &QuantizedNetwork) -> Result<(Vec<Fused<'_>>, Vec<Value>), 
         network,
         edges: network.graph.edges(network)?,
         made: Vec::new(),
+        real: vec![None; network.graph.nodes.len()],
         steps: Vec::new(),
         values: Vec::new(),
     };
@@ -146,10 +147,14 @@ pub fn fuse(network: &QuantizedNetwork) -> Result<(Vec<Fused<'_>>, Vec<Value>), 
         let made = fuse.node(node)?;
         fuse.made.push(made);
     }
-    // Real-valued logits: the last layer was still waiting for an activation.
+    // Real-valued logits: the last layer is still waiting for an activation.
     let last = fuse.made.len() - 1;
-    if let Made::Waiting(node) = fuse.made[last] {
-        fuse.emit(node, false, None, last)?;
+    let logits = match fuse.made[last] {
+        Made::Waiting(node) => fuse.emit(node, false, None, last)?,
+        Made::Value(v) => v,
+    };
+    if fuse.values[logits].params.is_some() {
+        return Err(fuse.unsupported(last, "it rounds the logits to codes"));
     }
     Ok((fuse.steps, fuse.values))
 }
@@ -166,6 +171,8 @@ struct Fuse<'a> {
     network: &'a QuantizedNetwork,
     edges: Vec<Edge>,
     made: Vec<Made>,
+    /// Of every node that waits, its real values, once something asked for them.
+    real: Vec<Option<ValueId>>,
     steps: Vec<Fused<'a>>,
     values: Vec<Value>,
 }
@@ -196,7 +203,39 @@ impl<'a> Fuse<'a> {
                 });
                 Ok(Made::Value(out))
             }
+            (Op::Add, _) => {
+                // Its other input is needed whatever comes next. Asked for here and not when the
+                // sum is emitted, a chain of sums is as deep as one.
+                let (_, other) = self.summands(node)?;
+                self.value_of(other)?;
+                Ok(Made::Waiting(node))
+            }
             _ => Ok(Made::Waiting(node)),
+        }
+    }
+
+    /// The layer that takes the addition `node` along, and what is added to it.
+    fn summands(&self, node: usize) -> Result<(usize, Made), EngineError> {
+        let inputs = &self.network.graph.nodes[node].inputs;
+        match (self.made[inputs[0]], self.made[inputs[1]]) {
+            (Made::Waiting(n), other) if self.is_layer(n) => Ok((n, other)),
+            (other, Made::Waiting(n)) if self.is_layer(n) => Ok((n, other)),
+            _ => Err(self.unsupported(node, "it adds two values of no layer")),
+        }
+    }
+
+    /// What was made as a value: of a waiting node its real values, computed once for all readers.
+    fn value_of(&mut self, made: Made) -> Result<ValueId, EngineError> {
+        match made {
+            Made::Value(v) => Ok(v),
+            Made::Waiting(n) => match self.real[n] {
+                Some(v) => Ok(v),
+                None => {
+                    let v = self.emit(n, false, None, n)?;
+                    self.real[n] = Some(v);
+                    Ok(v)
+                }
+            },
         }
     }
 
@@ -259,26 +298,15 @@ impl<'a> Fuse<'a> {
             }
             Op::Conv { .. } | Op::Linear { .. } => self.conv(waiting, None, relu, params, node),
             Op::Add => {
-                let (a, b) = (self.made[inputs[0]], self.made[inputs[1]]);
-                let (main, other) = match (a, b) {
-                    (Made::Waiting(n), other) if self.is_layer(n) => (n, other),
-                    (other, Made::Waiting(n)) if self.is_layer(n) => (n, other),
-                    _ => return Err(self.unsupported(waiting, "it adds two values of no layer")),
-                };
-                let residual = match other {
-                    Made::Value(v) => v,
-                    Made::Waiting(n) => self.emit(n, false, None, n)?,
-                };
+                let (main, other) = self.summands(waiting)?;
+                let residual = self.value_of(other)?;
                 self.conv(main, Some(residual), relu, params, node)
             }
             Op::GlobalAveragePool => {
                 if params.is_none() {
                     return Err(self.unsupported(node, "the pooled values are left real"));
                 }
-                let input = match self.made[inputs[0]] {
-                    Made::Value(v) => v,
-                    Made::Waiting(n) => self.emit(n, false, None, n)?,
-                };
+                let input = self.value_of(self.made[inputs[0]])?;
                 let out = self.value(node, params);
                 self.steps.push(Fused::Pool { relu, input, out });
                 Ok(out)

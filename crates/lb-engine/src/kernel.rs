@@ -7,12 +7,34 @@
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
 #[cfg(target_arch = "x86_64")]
+mod avx512vnni;
+#[cfg(target_arch = "x86_64")]
+mod avxvnni;
+#[cfg(target_arch = "x86_64")]
 mod bitserial;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod direct;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod epilogue;
 pub mod isa;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "x86_64")]
+mod pack;
 pub mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 pub mod window_sum;
+#[cfg(target_arch = "x86_64")]
+mod winograd;
+#[cfg(target_arch = "x86_64")]
+mod ymm;
 
 use crate::EngineError;
 use crate::conv::{Conv, Io, Values};
@@ -54,9 +76,29 @@ pub trait Run: Send + Sync {
 pub fn available() -> Vec<Box<dyn Kernel>> {
     let mut kernels: Vec<Box<dyn Kernel>> = Vec::new();
     #[cfg(target_arch = "x86_64")]
-    kernels.extend(bitserial::BitSerial::new().map(|k| Box::new(k) as _));
-    #[cfg(target_arch = "x86_64")]
-    kernels.extend(bitserial::tables::Tables::new().map(|k| Box::new(k) as _));
+    {
+        if let Some(token) = isa::Amx::detect() {
+            kernels.push(Box::new(amx::Amx(token)));
+        }
+        if let Some(token) = isa::Avx512Vnni::detect() {
+            kernels.push(Box::new(winograd::Winograd(token)));
+            kernels.push(Box::new(avx512vnni::Avx512Vnni(token)));
+        }
+        if let Some(token) = isa::Avx512Popcnt::detect() {
+            kernels.push(Box::new(bitserial::BitSerial(token)));
+        }
+        if let Some(token) = isa::AvxVnni::detect() {
+            kernels.push(Box::new(avxvnni::AvxVnni(token)));
+        }
+        if let Some(token) = isa::Avx2::detect() {
+            kernels.push(Box::new(bitserial::Tables(token)));
+            kernels.push(Box::new(avx2::Avx2(token)));
+        }
+    }
+    #[cfg(target_arch = "aarch64")]
+    if let Some(token) = isa::NeonDot::detect() {
+        kernels.push(Box::new(neon::Neon(token)));
+    }
     kernels.push(Box::new(scalar::Scalar));
     kernels
 }

@@ -31,7 +31,7 @@ pub struct Plan {
     pub(crate) logits: ValueId,
     pub(crate) group: usize,
     pub(crate) sums: usize,
-    pub(crate) pixels: usize,
+    pub(crate) sum_scratch: usize,
     pub(crate) scratch: usize,
     input: Shape,
     classes: Vec<String>,
@@ -107,7 +107,7 @@ impl Plan {
             steps: Vec::with_capacity(fused.len()),
             group: 1,
             sums: 0,
-            pixels: 0,
+            sum_scratch: 0,
             scratch: 0,
             input: network.graph.input,
             classes: network.info.classes.clone(),
@@ -254,7 +254,7 @@ impl Plan {
             }
             let positions = conv.output.height * conv.output.width;
             self.sums = self.sums.max(positions + window_sum::SLACK);
-            self.pixels = self.pixels.max(window_sum::pixels(&conv));
+            self.sum_scratch = self.sum_scratch.max(window_sum::scratch(&conv));
         }
         if conv.layer.q.len() > RESIDENT_WEIGHTS {
             self.group = GROUP;

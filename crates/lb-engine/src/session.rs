@@ -155,9 +155,8 @@ impl Session {
         check_images(images, batch, bytes)?;
         let mut worker = self.workers[0].lock().expect("a kernel panicked");
         for (i, image) in images.chunks_exact(bytes).enumerate() {
-            worker.image(&self.plan, self.layout, image, 0);
             for (s, step) in self.plan.steps.iter().enumerate() {
-                worker.step(&self.plan, step, 0);
+                worker.step(&self.plan, step, (self.layout, image), 0);
                 let (plane, _) = self.plan.values[step.out];
                 let values = worker.buffers[self.plan.slot(step.out)].image(&plane, 0);
                 let mut seen = Vec::with_capacity(plane.channels * plane.height * plane.width);
@@ -186,16 +185,10 @@ impl Session {
         let mut times = vec![Duration::ZERO; self.plan.steps.len()];
         let mut worker = self.workers[0].lock().expect("a kernel panicked");
         for group in images.chunks(self.plan.group * bytes) {
-            let n = group.len() / bytes;
-            for (i, image) in group.chunks_exact(bytes).enumerate() {
+            for (time, step) in times.iter_mut().zip(&self.plan.steps) {
                 let start = Instant::now();
-                worker.image(&self.plan, self.layout, image, i);
-                times[0] += start.elapsed();
-            }
-            for (time, step) in times.iter_mut().zip(&self.plan.steps).skip(1) {
-                let start = Instant::now();
-                for i in 0..n {
-                    worker.step(&self.plan, step, i);
+                for (i, image) in group.chunks_exact(bytes).enumerate() {
+                    worker.step(&self.plan, step, (self.layout, image), i);
                 }
                 *time += start.elapsed();
             }
@@ -218,8 +211,8 @@ fn check_images(images: &[u8], batch: usize, bytes: usize) -> Result<(), EngineE
 /// One thread's memory.
 struct Worker {
     buffers: Vec<Buffer>,
-    sums: Vec<i32>,
-    pixels: Vec<i32>,
+    sums: Vec<f32>,
+    sum_scratch: Vec<i32>,
     scratch: AVec<u8, ConstAlign<64>>,
     pooled: Vec<f32>,
 }
@@ -230,8 +223,8 @@ impl Worker {
             .map(|(plane, kind)| Buffer::new(plane, *kind, plan.group));
         Self {
             buffers: buffers.collect(),
-            sums: vec![0; plan.sums],
-            pixels: vec![0; plan.pixels],
+            sums: vec![0.0; plan.sums],
+            sum_scratch: vec![0; plan.sum_scratch],
             scratch: buffers::bytes(plan.scratch),
             pooled: vec![0.0; plan.scratch.div_ceil(4)],
         }
@@ -239,13 +232,9 @@ impl Worker {
 
     /// Runs up to [`Plan::group`] images.
     fn run(&mut self, plan: &Plan, layout: PixelLayout, images: &[u8], logits: &mut [f32]) {
-        let n = images.len() / plan.image_bytes();
-        for (i, image) in images.chunks_exact(plan.image_bytes()).enumerate() {
-            self.image(plan, layout, image, i);
-        }
-        for step in &plan.steps[1..] {
-            for i in 0..n {
-                self.step(plan, step, i);
+        for step in &plan.steps {
+            for (i, image) in images.chunks_exact(plan.image_bytes()).enumerate() {
+                self.step(plan, step, (layout, image), i);
             }
         }
         let (plane, _) = plan.values[plan.logits];
@@ -258,24 +247,18 @@ impl Worker {
         }
     }
 
-    /// Step 0: the codes of image `i` of the group.
-    fn image(&mut self, plan: &Plan, layout: PixelLayout, image: &[u8], i: usize) {
-        let first = &plan.steps[0];
-        let Operation::Image(table) = &first.run else {
-            unreachable!("a network starts with its image");
-        };
-        let (plane, _) = plan.values[first.out];
-        let out = self.buffers[plan.slot(first.out)].image_mut(&plane, i);
-        table.run(image, layout, &plane, out);
-    }
-
-    /// A later step, for image `i` of the group.
-    fn step(&mut self, plan: &Plan, step: &Step, i: usize) {
+    /// One step, for image `i` of the group.
+    fn step(&mut self, plan: &Plan, step: &Step, (layout, image): (PixelLayout, &[u8]), i: usize) {
+        let slot = plan.slot(step.out);
         let Some(&input) = step.inputs.first() else {
-            return; // the image, see above
+            let Operation::Image(table) = &step.run else {
+                unreachable!("only images read no value");
+            };
+            let (plane, _) = plan.values[step.out];
+            let out = self.buffers[slot].image_mut(&plane, i);
+            return table.run(image, layout, &plane, out);
         };
         let (from, to) = (plan.values[input].0, plan.values[step.out].0);
-        let slot = plan.slot(step.out);
         // The output is no input's buffer (`Assignment`), so it can be taken out meanwhile.
         let mut taken = std::mem::replace(&mut self.buffers[slot], Buffer::Taken);
         let out = taken.image_mut(&to, i);
@@ -291,7 +274,7 @@ impl Worker {
             Operation::Conv { run, .. } => {
                 let conv = run.conv();
                 if conv.requant.sum.is_some() {
-                    window_sums(conv, x, &mut self.pixels, &mut self.sums);
+                    window_sums(conv, x, &mut self.sum_scratch, &mut self.sums);
                 }
                 let residual = (step.inputs.get(1)).map(|&r| {
                     let plane = plan.values[r].0;

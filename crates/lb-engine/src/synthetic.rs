@@ -183,7 +183,7 @@ fn params(bits: u8, scale: f32, zero_point: i32) -> QParams {
 pub struct Inputs {
     input: Buffer,
     residual: Option<Buffer>,
-    sums: Vec<i32>,
+    sums: Vec<f32>,
 }
 
 impl Inputs {
@@ -215,9 +215,9 @@ impl Inputs {
             noise(&mut random, &mut buffer, &plane, 0x0f);
             buffer
         });
-        let mut sums = vec![0; conv.output.height * conv.output.width + window_sum::SLACK];
-        let mut pixels = vec![0; window_sum::pixels(conv)];
-        window_sum::window_sums(conv, input.image(&conv.input, 0), &mut pixels, &mut sums);
+        let mut sums = vec![0.0; conv.output.height * conv.output.width + window_sum::SLACK];
+        let mut scratch = vec![0; window_sum::scratch(conv)];
+        window_sum::window_sums(conv, input.image(&conv.input, 0), &mut scratch, &mut sums);
         Self {
             input,
             residual,
@@ -238,7 +238,7 @@ impl Inputs {
     }
 
     /// The sums of the windows.
-    pub fn sums(&self) -> &[i32] {
+    pub fn sums(&self) -> &[f32] {
         &self.sums
     }
 }

@@ -15,9 +15,9 @@ mod count;
 mod digits;
 mod layout;
 mod pack;
-pub mod tables;
+mod tables;
 
-use super::avx512::Pointers;
+use super::epilogue::Pointers;
 use super::isa::Avx512Popcnt;
 use super::{Kernel, Run, check};
 use crate::conv::{Conv, Io, Values};
@@ -25,16 +25,10 @@ use count::{Counter, TILE};
 use digits::{Digits, Form};
 use layout::Layout;
 use pack::Packer;
+pub use tables::Tables;
 
 /// Weights and inputs of one or two bits by `vpopcntd`.
-pub struct BitSerial(Avx512Popcnt);
-
-impl BitSerial {
-    /// The kernel, on CPUs that have the instructions.
-    pub fn new() -> Option<Self> {
-        Avx512Popcnt::detect().map(Self)
-    }
-}
+pub struct BitSerial(pub Avx512Popcnt);
 
 impl Kernel for BitSerial {
     fn name(&self) -> &'static str {
@@ -100,7 +94,7 @@ impl Run for Prepared {
         // SAFETY: the token says that the CPU has the instructions; `check` saw the buffers.
         unsafe {
             let packed = self.packer.pack(&self.conv, input, io.scratch);
-            self.counter.run(pointers, &packed);
+            self.counter.run(&pointers, &packed);
         }
     }
 }

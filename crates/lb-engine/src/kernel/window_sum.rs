@@ -6,20 +6,21 @@ use crate::conv::{Conv, Values};
 /// Sums behind the last position that kernels may read.
 pub const SLACK: usize = 32;
 
-/// Writes `Σ x − z_x K` for every output position, row by row.
+/// Writes `Σ x − z_x K` for every output position, row by row: added in integers, converted last.
 ///
 /// First every pixel's channels are summed, then the window: `k_h · k_w` additions a position
 /// instead of `k_h · k_w · C_in`.
 ///
 /// # Shapes
-/// `pixels`: scratch of at least [`pixels`] values; `sums`: `[H_out · W_out + SLACK]`.
+/// `scratch`: at least [`scratch`] values; `sums`: `[H_out · W_out + SLACK]`.
 ///
 /// # Panics
 /// If a buffer is too short.
-pub fn window_sums(conv: &Conv, input: Values, pixels: &mut [i32], sums: &mut [i32]) {
-    let (plane, layer) = (conv.input, &conv.layer);
+pub fn window_sums(conv: &Conv, input: Values, scratch: &mut [i32], sums: &mut [f32]) {
+    let (plane, layer, out) = (conv.input, &conv.layer, conv.output);
     let columns = plane.width + 2 * plane.border;
-    let pixels = &mut pixels[..(plane.height + 2 * plane.border) * columns];
+    let (pixels, scratch) = scratch.split_at_mut((plane.height + 2 * plane.border) * columns);
+    let row = &mut scratch[..out.width];
     match input {
         Values::U8(x) => channel_sums(x, plane.stride, plane.channels, pixels),
         Values::U16(x) => channel_sums(x, plane.stride, plane.channels, pixels),
@@ -28,12 +29,8 @@ pub fn window_sums(conv: &Conv, input: Values, pixels: &mut [i32], sums: &mut [i
     let [kh, kw] = layer.kernel;
     let inset = plane.border - layer.padding;
     let start = -i32::try_from(conv.sum_start).expect("checked by the plan");
-    let out = conv.output;
-    for (y, row) in sums
-        .chunks_exact_mut(out.width)
-        .take(out.height)
-        .enumerate()
-    {
+    let rows = sums.chunks_exact_mut(out.width).take(out.height);
+    for (y, sums) in rows.enumerate() {
         row.fill(start);
         for ky in 0..kh {
             let from = (y * layer.stride + ky + inset) * columns + inset;
@@ -42,13 +39,16 @@ pub fn window_sums(conv: &Conv, input: Values, pixels: &mut [i32], sums: &mut [i
                 add_every(row, &line[kx..], layer.stride);
             }
         }
+        for (s, &x) in sums.iter_mut().zip(&*row) {
+            *s = x as f32;
+        }
     }
 }
 
 /// Values of scratch that [`window_sums`] wants.
-pub fn pixels(conv: &Conv) -> usize {
+pub fn scratch(conv: &Conv) -> usize {
     let p = conv.input;
-    (p.height + 2 * p.border) * (p.width + 2 * p.border)
+    (p.height + 2 * p.border) * (p.width + 2 * p.border) + conv.output.width
 }
 
 fn add_every(row: &mut [i32], line: &[i32], stride: usize) {

@@ -6,18 +6,23 @@ use std::arch::x86_64::*;
 use super::digits::{Digits, Form};
 use super::layout::Layout;
 use super::pack::Packed;
-use crate::conv::{Conv, Kind};
-use crate::kernel::avx512::{
-    self, CODES, Constants, Epilogue, LANES, NO_RESIDUAL, Pointers, REALS,
+use crate::conv::Conv;
+use crate::kernel::avx512::pack4;
+use crate::kernel::epilogue::{
+    Case, Epilogue, LANES, Line, Pointers, REALS, case, for_case, is_real,
 };
 
 /// Positions a tile.
 pub const TILE: usize = 8;
 
+/// Tiles that are counted before they are requantized.
+const TILES: usize = 4;
+
 /// One word of 32 inputs of 16 output channels.
-#[repr(C, align(64))]
-#[derive(Clone, Copy)]
-struct Line([u32; LANES]);
+type Word = Line<u32, LANES>;
+
+/// Accumulators of a tile.
+type Acc = [__m512i; TILE];
 
 /// A block's constants: what [`finish`] computes with.
 #[repr(C, align(64))]
@@ -45,7 +50,8 @@ struct Tile {
     residual: [u32; TILE],
 }
 
-type Inner = unsafe fn(&Counter, Pointers, &Packed);
+type Inner = unsafe fn(&Counter, &Pointers, &Packed);
+type Finish = unsafe fn(&Counter, &Pointers, &[Tile], &[Acc], usize);
 
 /// A convolution's weights as digits and the loops over them.
 pub struct Counter {
@@ -53,13 +59,14 @@ pub struct Counter {
     /// Bytes from one digit of the input to the next.
     plane: usize,
     /// `[block][word][digit]`
-    weights: Vec<Line>,
+    weights: Vec<Word>,
     blocks: Vec<Block>,
     tiles: Vec<Tile>,
     epilogue: Epilogue,
     /// Whether [`Packed::counts`] matters.
     pub counts: bool,
     inner: Inner,
+    finish: Finish,
 }
 
 /// What no count may exceed: they are multiplied in 16 bits.
@@ -143,9 +150,10 @@ impl Counter {
             weights,
             blocks: constants,
             tiles: tiles(conv, &layout),
-            epilogue: Epilogue::new(conv),
+            epilogue: Epilogue::new(conv, 1.0),
             counts,
-            inner: inner(conv, digits),
+            inner: inner(digits),
+            finish: for_case!(case(conv), finish),
         }
     }
 
@@ -154,7 +162,7 @@ impl Counter {
     /// # Safety
     /// The CPU has what [`Avx512Popcnt`](crate::kernel::isa::Avx512Popcnt) says; the pointers are
     /// those of the convolution's checked buffers, and `packed` its input.
-    pub unsafe fn run(&self, pointers: Pointers, packed: &Packed) {
+    pub unsafe fn run(&self, pointers: &Pointers, packed: &Packed) {
         // SAFETY: the caller's.
         unsafe { (self.inner)(self, pointers, packed) }
     }
@@ -180,94 +188,110 @@ fn tiles(conv: &Conv, layout: &Layout) -> Vec<Tile> {
     (0..n.div_ceil(TILE)).map(tile).collect()
 }
 
-/// Chooses the loops for the digits, the residual and the output.
-fn inner(conv: &Conv, digits: &Digits) -> Inner {
-    fn with<const W: usize, const X: usize, const XOR: bool>(conv: &Conv) -> Inner {
-        match (avx512::residual_kind(conv), conv.output_kind == Kind::F32) {
-            (NO_RESIDUAL, false) => run::<W, X, XOR, NO_RESIDUAL, false>,
-            (NO_RESIDUAL, true) => run::<W, X, XOR, NO_RESIDUAL, true>,
-            (CODES, false) => run::<W, X, XOR, CODES, false>,
-            (CODES, true) => run::<W, X, XOR, CODES, true>,
-            (_, false) => run::<W, X, XOR, REALS, false>,
-            (_, true) => run::<W, X, XOR, REALS, true>,
-        }
-    }
+/// Chooses the loops for the digits.
+fn inner(digits: &Digits) -> Inner {
     match (digits.planes, digits.input_planes, digits.form) {
-        (1, 1, Form::Xor) => with::<1, 1, true>(conv),
-        (1, 1, _) => with::<1, 1, false>(conv),
-        (1, _, Form::Xor) => with::<1, 2, true>(conv),
-        (1, _, _) => with::<1, 2, false>(conv),
-        (_, 1, Form::Xor) => with::<2, 1, true>(conv),
-        (_, 1, _) => with::<2, 1, false>(conv),
-        (_, _, _) => with::<2, 2, false>(conv),
+        (1, 1, Form::Xor) => run::<1, 1, true>,
+        (1, 1, _) => run::<1, 1, false>,
+        (1, _, Form::Xor) => run::<1, 2, true>,
+        (1, _, _) => run::<1, 2, false>,
+        (_, 1, Form::Xor) => run::<2, 1, true>,
+        (_, 1, _) => run::<2, 1, false>,
+        (_, _, _) => run::<2, 2, false>,
     }
 }
 
 /// # Safety
 /// As [`Counter::run`].
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx512vpopcntdq")]
-unsafe fn run<const W: usize, const X: usize, const XOR: bool, const R: u8, const REAL: bool>(
+unsafe fn run<const W: usize, const X: usize, const XOR: bool>(
     c: &Counter,
-    pointers: Pointers,
+    pointers: &Pointers,
     packed: &Packed,
 ) {
     let words = c.layout.words() * W;
     for (block, constants) in c.blocks.iter().enumerate() {
         let weights = &c.weights[block * words..][..words];
-        let epilogue = c.epilogue.constants(block);
-        for tile in &c.tiles {
+        // Some tiles at a time, because counting and requantizing are compiled apart: one for each
+        // kind of digits, the other for each kind of output.
+        for tiles in c.tiles.chunks(TILES) {
             // SAFETY: tiles lie inside the image, whose buffers were checked; the caller's.
             unsafe {
-                let mut acc = count::<W, X, XOR>(c, weights, packed.digits, &tile.input);
-                for (acc, &window) in acc.iter_mut().zip(&tile.window) {
-                    let mut start = load(&constants.start);
-                    if c.counts {
-                        let n = *packed.counts.get_unchecked(window as usize);
-                        let n = _mm512_set1_epi32(n);
-                        start = _mm512_dpwssd_epi32(start, n, load(&constants.window));
+                let mut accs = [[_mm512_setzero_si512(); TILE]; TILES];
+                for (accs, tile) in accs.iter_mut().zip(tiles) {
+                    let counted = count::<W, X, XOR>(c, weights, packed.digits, &tile.input);
+                    for i in 0..TILE {
+                        let mut start = load(&constants.start);
+                        if c.counts {
+                            let n = *packed.counts.get_unchecked(tile.window[i] as usize);
+                            let n = _mm512_set1_epi32(n);
+                            start = _mm512_dpwssd_epi32(start, n, load(&constants.window));
+                        }
+                        accs[i] = _mm512_dpwssd_epi32(start, counted[i], load(&constants.counted));
                     }
-                    *acc = _mm512_dpwssd_epi32(start, *acc, load(&constants.counted));
                 }
-                store::<R, REAL>(&epilogue, acc, tile, pointers, block * LANES);
+                (c.finish)(c, pointers, tiles, &accs, block);
             }
         }
     }
 }
 
-/// Requantizes a tile and stores it.
+/// Requantizes tiles of a block and stores them.
 ///
 /// # Safety
-/// The tile lies inside the image that the pointers belong to.
+/// The tiles lie inside the image that the pointers belong to; the CPU has AVX-512.
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-#[inline]
-unsafe fn store<const R: u8, const REAL: bool>(
-    epilogue: &Constants,
-    acc: [__m512i; TILE],
-    tile: &Tile,
-    pointers: Pointers,
-    channel: usize,
+unsafe fn finish<const C: Case>(
+    c: &Counter,
+    pointers: &Pointers,
+    tiles: &[Tile],
+    accs: &[Acc],
+    block: usize,
 ) {
-    let bytes = if REAL { 4 } else { 1 };
-    let residual_bytes = if R == REALS { 4 } else { 1 };
-    for four in 0..TILE / 4 {
-        let i = |j: usize| four * 4 + j;
-        let sum = |j| pointers.sums.wrapping_add(tile.position[i(j)] as usize);
-        let residual = |j| {
-            let value = tile.residual[i(j)] as usize + channel;
+    let k = c.epilogue.constants(block);
+    let channel = block * LANES;
+    let residual_bytes = if C & REALS != 0 { 4 } else { 1 };
+    for (tile, acc) in tiles.iter().zip(accs) {
+        let sum = |i: usize| pointers.sums.wrapping_add(tile.position[i] as usize);
+        let residual = |i: usize| {
+            let value = tile.residual[i] as usize + channel;
             pointers.residual.wrapping_add(value * residual_bytes)
-        };
-        let output = |j| {
-            let value = tile.output[i(j)] as usize + channel;
-            pointers.output.wrapping_add(value * bytes)
         };
         // SAFETY: the caller's.
         unsafe {
-            epilogue.store4::<R, REAL>(
-                std::array::from_fn(|j| acc[i(j)]),
-                std::array::from_fn(sum),
-                std::array::from_fn(residual),
-                std::array::from_fn(output),
-            );
+            if is_real(C) {
+                for (i, &acc) in acc.iter().enumerate() {
+                    let value = tile.output[i] as usize + channel;
+                    let to = pointers.output.cast::<f32>().wrapping_add(value);
+                    k.store::<C>(acc, sum(i), residual(i), to.cast());
+                }
+                continue;
+            }
+            for i in (0..TILE).step_by(4) {
+                let mut codes = pack4::<C>(
+                    [&k; 4],
+                    std::array::from_fn(|j| acc[i + j]),
+                    std::array::from_fn(|j| sum(i + j)),
+                    std::array::from_fn(|j| residual(i + j)),
+                );
+                let to = |j| {
+                    pointers
+                        .output
+                        .wrapping_add(tile.output[i + j] as usize + channel)
+                };
+                // The last position is there more than once, so two distances are needed.
+                let distance = |j| to(j).wrapping_sub(to(0) as usize) as usize;
+                if (distance(1), distance(3)) == (LANES, 3 * LANES) {
+                    _mm512_storeu_si512(to(0).cast(), codes);
+                    continue;
+                }
+                // Opaque, or the compiler permutes anew for each of the four.
+                asm!("/* {0} */", inout(zmm_reg) codes, options(pure, nomem, nostack, preserves_flags));
+                _mm_storeu_si128(to(0).cast(), _mm512_castsi512_si128(codes));
+                _mm_storeu_si128(to(1).cast(), _mm512_extracti32x4_epi32::<1>(codes));
+                _mm_storeu_si128(to(2).cast(), _mm512_extracti32x4_epi32::<2>(codes));
+                _mm_storeu_si128(to(3).cast(), _mm512_extracti32x4_epi32::<3>(codes));
+            }
         }
     }
 }
@@ -287,7 +311,7 @@ fn load(v: &[i32; LANES]) -> __m512i {
 #[inline(always)]
 unsafe fn count<const W: usize, const X: usize, const XOR: bool>(
     c: &Counter,
-    weights: &[Line],
+    weights: &[Word],
     digits: &[u8],
     at: &[u32; TILE],
 ) -> [__m512i; TILE] {
@@ -348,7 +372,7 @@ unsafe fn count<const W: usize, const X: usize, const XOR: bool>(
 #[inline(always)]
 unsafe fn step<const W: usize, const X: usize, const XOR: bool, const MASKED: bool>(
     acc: &mut [__m512i; TILE],
-    line: *const Line,
+    line: *const Word,
     pixels: &[*const u8; TILE],
     bytes: [usize; X],
     mask: u32,

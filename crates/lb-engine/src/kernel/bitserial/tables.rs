@@ -16,26 +16,20 @@
 use std::arch::x86_64::*;
 
 use super::digits::{Digits, Levels};
-use crate::conv::{Conv, Io, Values, ValuesMut};
+use crate::conv::{Conv, Io, Values};
+use crate::kernel::direct::Ends;
+use crate::kernel::epilogue::{Case, Epilogue, LANES, Pointers, REALS, case, for_case, is_real};
 use crate::kernel::isa::Avx2;
+use crate::kernel::ymm::Constants;
 use crate::kernel::{Kernel, Run, check, window_sum};
 
-/// Output channels of a block.
-const LANES: usize = 16;
 /// Pairs of positions of a tile, at most.
 const PAIRS: usize = 4;
 /// The largest input code.
 const LARGEST: i32 = 15;
 
 /// Weights of one or two bits by `vpshufb`.
-pub struct Tables(Avx2);
-
-impl Tables {
-    /// The kernel, on CPUs that have the instructions.
-    pub fn new() -> Option<Self> {
-        Avx2::detect().map(Self)
-    }
-}
+pub struct Tables(pub Avx2);
 
 impl Kernel for Tables {
     fn name(&self) -> &'static str {
@@ -141,17 +135,16 @@ impl Shape {
     }
 }
 
-/// A block's constants.
+/// A block's constants: what [`Prepared::accumulate`] computes with.
 #[derive(Clone, Copy)]
 struct Block {
     /// Where accumulators start.
     start: [i32; LANES],
-    /// Factors of what [`Prepared::finish`] multiplies: two halves each.
-    counted: [i32; LANES],
+    /// Factors of the sums, of two halves each: those of both digits, or of the only digit and the
+    /// window.
+    digits: [i32; LANES],
+    /// Factors of the window, if there are two digits.
     window: [i32; LANES],
-    acc: [f32; LANES],
-    sum: [f32; LANES],
-    bias: [f32; LANES],
 }
 
 struct Prepared {
@@ -163,27 +156,29 @@ struct Prepared {
     blocks: Vec<Block>,
     /// Whether sums of windows matter and no one else makes them.
     own_sums: bool,
+    epilogue: Epilogue,
+    finish: Finish,
     _isa: Avx2,
 }
 
 /// Sums of a tile in 16 bits: of each pair and digit, channels 0 to 7 and 8 to 15 of both
 /// positions.
 type Sums = [[[__m256i; 2]; 2]; PAIRS];
+/// Accumulators of a tile: of each position, channels 0 to 7 and 8 to 15.
+type Accs = [[__m256i; 2]; 2 * PAIRS];
+type Finish = unsafe fn(&Prepared, &Pointers, &Accs, [usize; 3]);
 
 impl Prepared {
     fn new(conv: Conv, digits: &Digits, isa: Avx2) -> Self {
         let shape = Shape::new(&conv);
-        let (layer, r) = (&conv.layer, &conv.requant);
+        let layer = &conv.layer;
         let blocks = layer.c_out.div_ceil(LANES);
         let (n, planes) = (shape.offsets.len(), digits.planes);
         let mut indices = vec![[0; LANES]; blocks * n * planes];
         let zero = Block {
             start: [0; LANES],
-            counted: [0; LANES],
+            digits: [0; LANES],
             window: [0; LANES],
-            acc: [0.0; LANES],
-            sum: [0.0; LANES],
-            bias: [0.0; LANES],
         };
         let mut constants = vec![zero; blocks];
         for c in 0..layer.c_out {
@@ -204,15 +199,14 @@ impl Prepared {
             let b = &mut constants[block];
             b.start[lane] = (conv.start[c] + i64::from(g) * conv.sum_start) as i32;
             let second = if planes == 2 { 2 * f } else { g };
-            b.counted[lane] = f & 0xffff | second << 16;
+            b.digits[lane] = f & 0xffff | second << 16;
             b.window[lane] = g & 0xffff;
-            b.acc[lane] = r.acc[c];
-            b.sum[lane] = r.sum.as_ref().map_or(0.0, |s| s[c]);
-            b.bias[lane] = r.bias[c];
         }
         let with_sums = digits.levels.iter().any(|l| l.g != 0);
         Self {
-            own_sums: with_sums && r.sum.is_none(),
+            own_sums: with_sums && conv.requant.sum.is_none(),
+            epilogue: Epilogue::new(&conv, 1.0),
+            finish: for_case!(case(&conv), finish),
             conv,
             shape,
             planes,
@@ -222,12 +216,12 @@ impl Prepared {
         }
     }
 
-    /// Integers of scratch for pixels and windows.
+    /// Integers of scratch to sum windows with, and their sums.
     fn sums(&self) -> (usize, usize) {
         let out = self.conv.output;
         match self.own_sums {
             true => (
-                window_sum::pixels(&self.conv),
+                window_sum::scratch(&self.conv),
                 out.height * out.width + window_sum::SLACK,
             ),
             false => (0, 0),
@@ -245,21 +239,22 @@ impl Run for Prepared {
     }
 
     fn scratch(&self) -> usize {
-        let (pixels, windows) = self.sums();
-        self.tables() + 4 * (pixels + windows) + 4
+        let (scratch, sums) = self.sums();
+        self.tables() + 4 * (scratch + sums) + 8
     }
 
-    fn run(&self, io: Io) {
+    fn run(&self, mut io: Io) {
         check(&self.conv, &io, self.scratch());
+        let pointers = Pointers::new(&mut io);
         let (tables, rest) = io.scratch.split_at_mut(self.tables());
-        // SAFETY: any four bytes are an integer.
-        let (_, integers, _) = unsafe { rest.align_to_mut::<i32>() };
-        let (pixels, windows) = self.sums();
-        let (pixels, rest) = integers.split_at_mut(pixels);
-        let windows = &mut rest[..windows];
-        let sums = if self.own_sums {
-            window_sum::window_sums(&self.conv, io.input, pixels, windows);
-            &*windows
+        let (scratch, sums) = self.sums();
+        let (scratch, rest) = rest.split_at_mut(4 * scratch + 4);
+        // SAFETY: any four bytes are an integer, and a float.
+        let ((_, scratch, _), (_, own, _)) =
+            unsafe { (scratch.align_to_mut::<i32>(), rest.align_to_mut::<f32>()) };
+        let windows = if self.own_sums {
+            window_sum::window_sums(&self.conv, io.input, scratch, own);
+            &own[..sums]
         } else if self.conv.requant.sum.is_some() {
             io.sums
         } else {
@@ -268,33 +263,27 @@ impl Run for Prepared {
         let Values::U8(input) = io.input else {
             unreachable!("narrow convolutions read bytes")
         };
-        let image = Image {
-            sums,
-            residual: io.residual,
-            output: io.output,
-        };
         // SAFETY: the token says that the CPU has the instructions; `check` saw the buffers.
         unsafe {
             match self.planes {
-                1 => self.image::<1>(input, tables, image),
-                _ => self.image::<2>(input, tables, image),
+                1 => self.image::<1>(input, tables, windows, &pointers),
+                _ => self.image::<2>(input, tables, windows, &pointers),
             }
         }
     }
-}
-
-/// What [`Prepared::finish`] reads and writes.
-struct Image<'a> {
-    sums: &'a [i32],
-    residual: Option<Values<'a>>,
-    output: ValuesMut<'a>,
 }
 
 impl Prepared {
     /// # Safety
     /// The buffers are as [`check`] wants them.
     #[target_feature(enable = "avx2,fma")]
-    unsafe fn image<const W: usize>(&self, input: &[u8], tables: &mut [u8], mut image: Image) {
+    unsafe fn image<const W: usize>(
+        &self,
+        input: &[u8],
+        tables: &mut [u8],
+        windows: &[f32],
+        pointers: &Pointers,
+    ) {
         let (shape, out) = (&self.shape, self.conv.output);
         let mut made = 0;
         let step = 2 * shape.pairs;
@@ -319,7 +308,8 @@ impl Prepared {
                             2 => self.look_up::<W, 2>(from, indices),
                             _ => self.look_up::<W, PAIRS>(from, indices),
                         };
-                        self.finish::<W>(&sums, &mut image, block, y, x);
+                        let accs = self.accumulate::<W>(&sums, windows, block, y * out.width + x);
+                        (self.finish)(self, pointers, &accs, [block, y, x]);
                     }
                 }
             }
@@ -430,135 +420,94 @@ impl Prepared {
         wide
     }
 
-    /// Requantizes a tile and stores it. A vector is four channels of two positions.
+    /// Accumulators from sums.
     ///
     /// # Safety
-    /// The buffers are as [`check`] wants them.
-    #[target_feature(enable = "avx2,fma")]
+    /// The CPU has AVX2.
+    #[target_feature(enable = "avx2")]
     #[inline]
-    unsafe fn finish<const W: usize>(
+    unsafe fn accumulate<const W: usize>(
         &self,
         sums: &Sums,
-        image: &mut Image,
+        windows: &[f32],
         block: usize,
-        y: usize,
-        x: usize,
-    ) {
-        let (conv, b) = (&self.conv, &self.blocks[block]);
-        let r = &conv.requant;
-        let width = conv.output.width;
-        let twice = |v: &[f32; LANES], quad: usize| {
-            // SAFETY: four of an array's 16 floats.
-            unsafe { _mm256_broadcast_ps(&*v.as_ptr().add(4 * quad).cast::<__m128>()) }
-        };
+        position: usize,
+    ) -> Accs {
+        let b = &self.blocks[block];
+        let mut accs = [[_mm256_setzero_si256(); 2]; 2 * PAIRS];
         for (pair, sums) in sums.iter().enumerate().take(self.shape.pairs) {
-            let x = x + 2 * pair;
-            if x >= width {
-                break;
-            }
-            // The second position may be behind the last one: then it is not stored.
-            let both = x + 1 < width;
-            let at = y * width + x;
-            let window = match image.sums {
-                [] => _mm256_setzero_si256(),
-                sums => _mm256_setr_m128i(_mm_set1_epi32(sums[at]), _mm_set1_epi32(sums[at + 1])),
+            let window = match windows.get(position + 2 * pair..) {
+                // Behind the last position are some that mean nothing.
+                Some(&[x0, x1, ..]) => {
+                    let x = _mm256_setr_m128(_mm_set1_ps(x0), _mm_set1_ps(x1));
+                    _mm256_cvtps_epi32(x)
+                }
+                _ => _mm256_setzero_si256(),
             };
-            let channel = block * LANES;
-            let places = conv.residual.map(|(plane, _)| {
-                let first = plane.at(y, x) + channel;
-                [first, first + plane.stride]
-            });
-            let mut reals = [_mm256_setzero_ps(); 4];
-            for quad in 0..4 {
-                let half = quad / 2;
+            // Vectors of four channels of both positions.
+            let mut quads = [_mm256_setzero_si256(); 4];
+            for (quad, acc) in quads.iter_mut().enumerate() {
+                let four = |v: &[i32; LANES]| {
+                    // SAFETY: four of an array's 16 integers.
+                    let v = unsafe { _mm_loadu_si128(v.as_ptr().add(4 * quad).cast()) };
+                    _mm256_broadcastsi128_si256(v)
+                };
                 let second = match W {
                     // Sixteen bits of it everywhere.
                     1 => _mm256_packs_epi32(window, window),
-                    _ => sums[1][half],
+                    _ => sums[1][quad / 2],
                 };
-                let pairs = match quad % 2 {
-                    0 => _mm256_unpacklo_epi16(sums[0][half], second),
-                    _ => _mm256_unpackhi_epi16(sums[0][half], second),
+                let factors = match quad % 2 {
+                    0 => _mm256_unpacklo_epi16(sums[0][quad / 2], second),
+                    _ => _mm256_unpackhi_epi16(sums[0][quad / 2], second),
                 };
-                let integers = |v: &[i32; LANES]| {
-                    // SAFETY: four of an array's 16 integers.
-                    unsafe {
-                        let four = _mm_loadu_si128(v.as_ptr().add(4 * quad).cast());
-                        _mm256_broadcastsi128_si256(four)
-                    }
-                };
-                let mut acc = _mm256_madd_epi16(pairs, integers(&b.counted));
+                *acc = _mm256_madd_epi16(factors, four(&b.digits));
                 if W == 2 {
-                    let window = _mm256_madd_epi16(window, integers(&b.window));
-                    acc = _mm256_add_epi32(acc, window);
+                    let window = _mm256_madd_epi16(window, four(&b.window));
+                    *acc = _mm256_add_epi32(*acc, window);
                 }
-                acc = _mm256_add_epi32(acc, integers(&b.start));
-                // Formula (6) of `requant`.
-                let mut t = twice(&b.bias, quad);
-                if r.sum.is_some() {
-                    t = _mm256_fmadd_ps(twice(&b.sum, quad), _mm256_cvtepi32_ps(window), t);
-                }
-                t = _mm256_fmadd_ps(twice(&b.acc, quad), _mm256_cvtepi32_ps(acc), t);
-                if let (Some(values), Some(places)) = (&image.residual, places) {
-                    // SAFETY: the caller's; behind the last position is the tail.
-                    let residual = unsafe {
-                        match values {
-                            Values::U8(v) => {
-                                let [p0, p1] = places.map(|p| {
-                                    let four = v.as_ptr().add(p + 4 * quad).cast::<i32>();
-                                    _mm_cvtsi32_si128(four.read_unaligned())
-                                });
-                                _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_unpacklo_epi32(p0, p1)))
-                            }
-                            Values::F32(v) => {
-                                let [p0, p1] = places.map(|p| v.as_ptr().add(p + 4 * quad));
-                                _mm256_loadu2_m128(p1, p0)
-                            }
-                            Values::U16(_) => unreachable!("narrow convolutions have none"),
-                        }
-                    };
-                    t = _mm256_fmadd_ps(_mm256_set1_ps(r.residual), residual, t);
-                }
-                let (lo, hi) = r.bounds;
-                t = _mm256_min_ps(_mm256_max_ps(t, _mm256_set1_ps(lo)), _mm256_set1_ps(hi));
-                reals[quad] = t;
+                *acc = _mm256_add_epi32(*acc, four(&b.start));
             }
-            let first = conv.output.at(y, x) + channel;
-            let second = first + conv.output.stride;
-            // SAFETY: the caller's.
-            unsafe {
-                match &mut image.output {
-                    ValuesMut::F32(v) => {
-                        for (quad, &t) in reals.iter().enumerate() {
-                            let to = v.as_mut_ptr().add(4 * quad);
-                            _mm_storeu_ps(to.add(first), _mm256_castps256_ps128(t));
-                            if both {
-                                _mm_storeu_ps(to.add(second), _mm256_extractf128_ps::<1>(t));
-                            }
-                        }
-                    }
-                    ValuesMut::U8(v) => {
-                        let mut codes = [_mm256_setzero_si256(); 4];
-                        for (code, &t) in codes.iter_mut().zip(&reals) {
-                            *code = _mm256_cvtps_epi32(t);
-                        }
-                        let low = _mm256_packs_epi32(codes[0], codes[1]);
-                        let high = _mm256_packs_epi32(codes[2], codes[3]);
-                        let zero_point = _mm256_set1_epi16(r.zero_point as i16);
-                        let codes = _mm256_packus_epi16(
-                            _mm256_add_epi16(low, zero_point),
-                            _mm256_add_epi16(high, zero_point),
-                        );
-                        let to = v.as_mut_ptr();
-                        _mm_storeu_si128(to.add(first).cast(), _mm256_castsi256_si128(codes));
-                        if both {
-                            let codes = _mm256_extracti128_si256::<1>(codes);
-                            _mm_storeu_si128(to.add(second).cast(), codes);
-                        }
-                    }
-                    ValuesMut::U16(_) => unreachable!("narrow convolutions have none"),
-                }
+            for half in 0..2 {
+                let (low, high) = (quads[2 * half], quads[2 * half + 1]);
+                accs[2 * pair][half] = _mm256_permute2x128_si256::<0x20>(low, high);
+                accs[2 * pair + 1][half] = _mm256_permute2x128_si256::<0x31>(low, high);
             }
+        }
+        accs
+    }
+}
+
+/// Requantizes a tile and stores it.
+///
+/// # Safety
+/// The CPU has AVX2 and FMA; the tile begins inside the image that the pointers belong to.
+#[target_feature(enable = "avx2,fma")]
+unsafe fn finish<const C: Case>(
+    p: &Prepared,
+    pointers: &Pointers,
+    accs: &Accs,
+    [block, y, x]: [usize; 3],
+) {
+    let out = p.conv.output;
+    let bytes = |float: bool| if float { 4 } else { 1 };
+    // SAFETY: the caller's; positions behind the row's last are left out.
+    unsafe {
+        let k = Constants::new(&p.epilogue, block);
+        for (i, &acc) in accs
+            .iter()
+            .enumerate()
+            .take((out.width - x).min(2 * p.shape.pairs))
+        {
+            let x = x + i;
+            let residual = p.conv.residual.map_or(0, |(plane, _)| plane.at(y, x));
+            let value = |at: usize, float| (at + block * LANES) * bytes(float);
+            let ends = Ends {
+                sum: pointers.sums.wrapping_add(y * out.width + x),
+                residual: (pointers.residual).wrapping_add(value(residual, C & REALS != 0)),
+                output: (pointers.output).wrapping_add(value(out.at(y, x), is_real(C))),
+            };
+            k.store::<C>(acc, &ends);
         }
     }
 }

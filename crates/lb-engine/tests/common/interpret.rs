@@ -1,0 +1,227 @@
+//! What a graph means, in `f64` on real values: weights and codes are dequantized, everything is
+//! computed as its definition says, and activations round with the formula. It shares no code with
+//! the engine; of `lb-format` it takes the graph, the parameters and the unpacked codes.
+
+use lb_format::graph::{Op, Shape};
+use lb_format::{Layer, LayerKind, QParams, QuantizedNetwork, Weight};
+
+/// Real values `[C, H, W]` of one image.
+#[derive(Clone, Debug)]
+pub struct Tensor {
+    pub shape: Shape,
+    pub values: Vec<f64>,
+    /// Of every value, the size of the numbers that `f32` arithmetic adds up to get it: what its
+    /// rounding error is proportional to.
+    pub mass: Vec<f64>,
+}
+
+impl Tensor {
+    /// Values that are exact, or known to `f32`.
+    pub fn new(shape: Shape, values: Vec<f64>) -> Self {
+        let mass = values.iter().map(|v| v.abs()).collect();
+        Self {
+            shape,
+            values,
+            mass,
+        }
+    }
+
+    fn map(&self, shape: Shape, f: impl Fn(usize, usize, usize) -> Option<usize>) -> Self {
+        let at = |of: &[f64], i: Option<usize>| i.map_or(0.0, |i| of[i]);
+        let (mut values, mut mass) = (Vec::new(), Vec::new());
+        for c in 0..shape.channels {
+            for y in 0..shape.height {
+                for x in 0..shape.width {
+                    let from = f(c, y, x);
+                    values.push(at(&self.values, from));
+                    mass.push(at(&self.mass, from));
+                }
+            }
+        }
+        Self {
+            shape,
+            values,
+            mass,
+        }
+    }
+}
+
+/// Where `x` would lie on the grid of `q`, and the code that it rounds to.
+pub fn round(x: f64, q: &QParams) -> (f64, i32) {
+    let (a, range) = (q.channel(0), q.range());
+    let steps = x / f64::from(a.scale);
+    let code = steps.round_ties_even() + f64::from(a.zero_point);
+    let code = code.clamp(f64::from(range.lo), f64::from(range.hi));
+    (steps, code as i32)
+}
+
+/// The real value of a code.
+pub fn real(code: i32, q: &QParams) -> f64 {
+    let a = q.channel(0);
+    f64::from(a.scale) * f64::from(code - a.zero_point)
+}
+
+/// The output of node `node` from its inputs', **before** rounding if it is an activation.
+/// `pixels`: planar bytes.
+pub fn evaluate(
+    network: &QuantizedNetwork,
+    node: usize,
+    inputs: &[&Tensor],
+    pixels: &[u8],
+) -> Tensor {
+    match &network.graph.nodes[node].op {
+        Op::Image => image(network, pixels),
+        Op::Conv { layer } | Op::Linear { layer } => conv(network.layer(layer).unwrap(), inputs[0]),
+        Op::Activation { name } => {
+            let mut x = inputs[0].clone();
+            if network.activation(name).unwrap().relu {
+                x.values.iter_mut().for_each(|v| *v = v.max(0.0));
+            }
+            x
+        }
+        Op::Add => {
+            let mut sum = inputs[0].clone();
+            let add = |a: &mut [f64], b: &[f64]| a.iter_mut().zip(b).for_each(|(a, b)| *a += b);
+            add(&mut sum.values, &inputs[1].values);
+            add(&mut sum.mass, &inputs[1].mass);
+            sum
+        }
+        &Op::PadShortcut { stride, channels } => {
+            let x = inputs[0];
+            let (s, before) = (x.shape, (channels - x.shape.channels) / 2);
+            let out = |n: usize| n.div_ceil(stride);
+            x.map(
+                Shape::new(channels, out(s.height), out(s.width)),
+                |c, y, x| {
+                    let c = c.checked_sub(before).filter(|&c| c < s.channels)?;
+                    Some((c * s.height + y * stride) * s.width + x * stride)
+                },
+            )
+        }
+        Op::GlobalAveragePool => pool(inputs[0]),
+        &Op::MaxPool { size, stride } => {
+            let (t, s) = (inputs[0], inputs[0].shape);
+            let out = |n: usize| (n - size) / stride + 1;
+            t.map(
+                Shape::new(s.channels, out(s.height), out(s.width)),
+                |c, y, x| {
+                    let window = (0..size * size).map(|i| {
+                        let (y, x) = (y * stride + i / size, x * stride + i % size);
+                        (c * s.height + y) * s.width + x
+                    });
+                    window.max_by(|&a, &b| t.values[a].total_cmp(&t.values[b]))
+                },
+            )
+        }
+    }
+}
+
+fn image(network: &QuantizedNetwork, pixels: &[u8]) -> Tensor {
+    let shape = network.graph.input;
+    let area = shape.height * shape.width;
+    let (mut values, mut mass) = (Vec::new(), Vec::new());
+    for (i, &p) in pixels.iter().enumerate() {
+        let mean = f64::from(network.info.mean[i / area]);
+        let std = f64::from(network.info.std[i / area]);
+        values.push((f64::from(p) / 255.0 - mean) / std);
+        mass.push((f64::from(p) / 255.0 + mean.abs()) / std);
+    }
+    Tensor {
+        shape,
+        values,
+        mass,
+    }
+}
+
+fn pool(x: &Tensor) -> Tensor {
+    let area = x.shape.height * x.shape.width;
+    let mean = |v: &[f64]| v.iter().sum::<f64>() / area as f64;
+    // A sum of n values, one after the other, rounds n times.
+    let rounded = |v: &[f64]| mean(v) * (1.0 + area as f64 / 8.0);
+    Tensor {
+        shape: Shape::new(x.shape.channels, 1, 1),
+        values: x.values.chunks_exact(area).map(mean).collect(),
+        mass: x.mass.chunks_exact(area).map(rounded).collect(),
+    }
+}
+
+/// The real weights of output channel `c`, and how much larger than the layer's output the parts
+/// can be that an integer engine splits it into (`s·q` and `o`), for each unit of `Σ x`.
+fn weights(layer: &Layer, codes: &[i32], c: usize) -> (Vec<f64>, f64) {
+    let Weight::Codes {
+        codes: packed,
+        qparams,
+    } = &layer.weight
+    else {
+        panic!("a float weight")
+    };
+    let a = qparams.channel(c);
+    let (scale, offset) = (f64::from(a.scale), f64::from(a.offset));
+    let row = codes.len() / packed.shape()[0];
+    let w = (codes[c * row..(c + 1) * row].iter())
+        .map(|&k| scale * f64::from(k - a.zero_point) + offset);
+    let split = match packed.signed() && a.zero_point == 0 && offset == 0.0 {
+        true => 0.0,
+        false => 2.0 * (offset.abs() + 2.0 * scale * f64::from(packed.bits().levels())),
+    };
+    (w.collect(), split)
+}
+
+fn conv(layer: &Layer, x: &Tensor) -> Tensor {
+    let Weight::Codes { codes, .. } = &layer.weight else {
+        panic!("a float weight")
+    };
+    let (stride, padding) = match layer.kind {
+        LayerKind::Conv { stride, padding } => (stride, padding),
+        LayerKind::Linear => (1, 0),
+    };
+    let shape = layer.weight.shape();
+    let (kh, kw) = (*shape.get(2).unwrap_or(&1), *shape.get(3).unwrap_or(&1));
+    let s = x.shape;
+    let out = |n: usize, k: usize| (n + 2 * padding - k) / stride + 1;
+    let to = Shape::new(shape[0], out(s.height, kh), out(s.width, kw));
+    let area = to.height * to.width;
+    // Adds `w · x` of one tap to every position; outside the image x is zero.
+    let tap = |w: f64, i: usize, ky: usize, kx: usize, sums: &mut [f64]| {
+        for (y, row) in sums.chunks_exact_mut(to.width).enumerate() {
+            let Some(from) = (y * stride + ky).checked_sub(padding) else {
+                continue;
+            };
+            if from >= s.height {
+                continue;
+            }
+            let line = &x.values[(i * s.height + from) * s.width..][..s.width];
+            for (column, sum) in row.iter_mut().enumerate() {
+                if let Some(&v) =
+                    ((column * stride + kx).checked_sub(padding)).and_then(|at| line.get(at))
+                {
+                    *sum += w * v;
+                }
+            }
+        }
+    };
+    let taps = |w: &dyn Fn(usize) -> f64| {
+        let mut sums = vec![0.0; area];
+        for at in 0..shape[1] * kh * kw {
+            let (i, ky, kx) = (at / (kh * kw), at / kw % kh, at % kw);
+            tap(w(at), i, ky, kx, &mut sums);
+        }
+        sums
+    };
+    let inputs = taps(&|_| 1.0); // Σ x
+    let codes = codes.unpack();
+    let (mut values, mut mass) = (Vec::new(), Vec::new());
+    for c in 0..to.channels {
+        let (w, split) = weights(layer, &codes, c);
+        let bias = f64::from(layer.bias[c]);
+        for (sum, x) in taps(&|at| w[at]).into_iter().zip(&inputs) {
+            values.push(sum + bias);
+            mass.push(sum.abs() + bias.abs() + split * x.abs());
+        }
+    }
+    Tensor {
+        shape: to,
+        values,
+        mass,
+    }
+}
