@@ -23,8 +23,8 @@ use crate::kernel::isa::Avx2;
 use crate::kernel::ymm::Constants;
 use crate::kernel::{Kernel, Run, check, window_sum};
 
-/// Pairs of positions of a tile, at most.
-const PAIRS: usize = 4;
+/// Pairs of positions of a tile, at most: a register each, two with two digits.
+const PAIRS: usize = 8;
 /// The largest input code.
 const LARGEST: i32 = 15;
 
@@ -44,7 +44,7 @@ impl Kernel for Tables {
         if conv.input_max > LARGEST || sum > i64::from(i16::MAX) {
             return None;
         }
-        let shape = Shape::new(conv);
+        let shape = Shape::new(conv, digits.planes);
         let lookups = (shape.offsets.len() * digits.planes) as f64;
         let positions = conv.output.height * conv.output.width.next_multiple_of(2 * shape.pairs);
         let blocks = conv.layer.c_out.div_ceil(LANES);
@@ -87,14 +87,15 @@ struct Shape {
 }
 
 impl Shape {
-    fn new(conv: &Conv) -> Self {
+    fn new(conv: &Conv, planes: usize) -> Self {
         let layer = &conv.layer;
         let [kh, kw] = layer.kernel;
         let (stride, inset) = (layer.stride, conv.input.border - layer.padding);
         let columns = conv.input.width + 2 * conv.input.border;
-        let pairs = match conv.output.width {
-            1..=2 => 1,
-            3..=4 => 2,
+        let pairs = match (conv.output.width, planes) {
+            (1..=2, _) => 1,
+            (3..=4, _) => 2,
+            (5..=8, _) | (_, 2) => 4,
             _ => PAIRS,
         };
         let taps = columns
@@ -163,14 +164,14 @@ struct Prepared {
 
 /// Sums of a tile in 16 bits: of each pair and digit, channels 0 to 7 and 8 to 15 of both
 /// positions.
-type Sums = [[[__m256i; 2]; 2]; PAIRS];
+type Sums<const W: usize> = [[[__m256i; 2]; W]; PAIRS];
 /// Accumulators of a tile: of each position, channels 0 to 7 and 8 to 15.
 type Accs = [[__m256i; 2]; 2 * PAIRS];
 type Finish = unsafe fn(&Prepared, &Pointers, &Accs, [usize; 3]);
 
 impl Prepared {
     fn new(conv: Conv, digits: &Digits, isa: Avx2) -> Self {
-        let shape = Shape::new(&conv);
+        let shape = Shape::new(&conv, digits.planes);
         let layer = &conv.layer;
         let blocks = layer.c_out.div_ceil(LANES);
         let (n, planes) = (shape.offsets.len(), digits.planes);
@@ -286,6 +287,9 @@ impl Prepared {
     ) {
         let (shape, out) = (&self.shape, self.conv.output);
         let mut made = 0;
+        let zero = _mm256_setzero_si256();
+        let mut sums = [[[zero; 2]; W]; PAIRS];
+        let mut accs = [[zero; 2]; 2 * PAIRS];
         let step = 2 * shape.pairs;
         let indices = shape.offsets.len() * W;
         for y in 0..out.height {
@@ -303,12 +307,13 @@ impl Prepared {
                     let from = &tables[top * shape.row() + x * 16..];
                     // SAFETY: tiles lie inside the image, whose buffers were checked.
                     unsafe {
-                        let sums = match shape.pairs {
-                            1 => self.look_up::<W, 1>(from, indices),
-                            2 => self.look_up::<W, 2>(from, indices),
-                            _ => self.look_up::<W, PAIRS>(from, indices),
-                        };
-                        let accs = self.accumulate::<W>(&sums, windows, block, y * out.width + x);
+                        match shape.pairs {
+                            1 => self.look_up::<W, 1>(from, indices, &mut sums),
+                            2 => self.look_up::<W, 2>(from, indices, &mut sums),
+                            4 => self.look_up::<W, 4>(from, indices, &mut sums),
+                            _ => self.look_up::<W, PAIRS>(from, indices, &mut sums),
+                        }
+                        self.accumulate::<W>(&sums, windows, block, y * out.width + x, &mut accs);
                         (self.finish)(self, pointers, &accs, [block, y, x]);
                     }
                 }
@@ -345,7 +350,9 @@ impl Prepared {
         assert!(input.len() >= plane.len() + 16 && tables.len() >= shape.row());
         let from = row * plane.pitch();
         for phase in 0..shape.stride {
-            for column in (phase..shape.columns).step_by(2 * shape.stride) {
+            let columns = (phase..shape.columns).step_by(2 * shape.stride);
+            let mut to = tables.as_mut_ptr().wrapping_add(phase * shape.phase);
+            for column in columns {
                 let next = (column + shape.stride).min(shape.columns - 1);
                 for c in (0..plane.channels).step_by(16) {
                     // SAFETY: pixels inside the plane and its tail; tables inside the row.
@@ -364,11 +371,12 @@ impl Prepared {
                             };
                             let low = _mm256_shuffle_epi8(halves[g / 2], order(0));
                             let high = _mm256_shuffle_epi8(halves[g / 2], order(1));
-                            let to = tables.as_mut_ptr().add(shape.table(c / 4 + g, column));
+                            let to = to.add((c / 4 + g) * shape.stride * shape.phase);
                             _mm256_storeu_si256(to.cast(), _mm256_add_epi8(low, high));
                         }
                     }
                 }
+                to = to.wrapping_add(32);
             }
         }
     }
@@ -383,9 +391,10 @@ impl Prepared {
         &self,
         tables: &[u8],
         indices: &[[u8; LANES]],
-    ) -> Sums {
+        wide: &mut Sums<W>,
+    ) {
         let zero = _mm256_setzero_si256();
-        let mut wide = [[[zero; 2]; 2]; PAIRS];
+        wide[..P].fill([[zero; 2]; W]);
         let mut indices = indices.as_ptr();
         for offsets in self.shape.offsets.chunks(self.shape.interval) {
             let mut acc = [[zero; W]; P];
@@ -417,7 +426,6 @@ impl Prepared {
                 }
             }
         }
-        wide
     }
 
     /// Accumulators from sums.
@@ -428,13 +436,13 @@ impl Prepared {
     #[inline]
     unsafe fn accumulate<const W: usize>(
         &self,
-        sums: &Sums,
+        sums: &Sums<W>,
         windows: &[f32],
         block: usize,
         position: usize,
-    ) -> Accs {
+        accs: &mut Accs,
+    ) {
         let b = &self.blocks[block];
-        let mut accs = [[_mm256_setzero_si256(); 2]; 2 * PAIRS];
         for (pair, sums) in sums.iter().enumerate().take(self.shape.pairs) {
             let window = match windows.get(position + 2 * pair..) {
                 // Behind the last position are some that mean nothing.
@@ -455,7 +463,7 @@ impl Prepared {
                 let second = match W {
                     // Sixteen bits of it everywhere.
                     1 => _mm256_packs_epi32(window, window),
-                    _ => sums[1][quad / 2],
+                    _ => sums[W - 1][quad / 2],
                 };
                 let factors = match quad % 2 {
                     0 => _mm256_unpacklo_epi16(sums[0][quad / 2], second),
@@ -474,7 +482,6 @@ impl Prepared {
                 accs[2 * pair + 1][half] = _mm256_permute2x128_si256::<0x31>(low, high);
             }
         }
-        accs
     }
 }
 
