@@ -9,7 +9,8 @@
 //!
 //! with one `vpopcntd` for 32 inputs of 16 output channels; [`count`] says how `g Σ x` and one of
 //! four counts are saved. Inputs are packed anew for each convolution ([`pack`]); [`layout`] says
-//! where the bits lie. (Larq Compute Engine does the same for one bit, on ARM.)
+//! where the bits lie. (Larq Compute Engine does the same for one bit, on ARM.) Where there is no
+//! `vpopcntd`, [`tables`] looks sums up instead.
 
 mod count;
 mod digits;
@@ -35,12 +36,12 @@ impl Kernel for BitSerial {
         "bitserial"
     }
 
-    /// Cycles of the two vector ports at 3.5 GHz: three instructions a count, twelve or so for the
-    /// epilogue of 16 channels, three for packing 64 codes.
+    /// Cycles of two vector units at 3.9 GHz: three instructions a count, twelve or so for the
+    /// epilogue of 16 channels; and five cycles to pack a digit of 64 codes.
     fn cost(&self, conv: &Conv) -> Option<f64> {
         let digits = Digits::of(conv)?;
         let layout = Layout::new(conv);
-        if !count::fits(&layout, &digits) {
+        if !count::fits(&layout, &digits) || u32::try_from(layout.bytes(conv)).is_err() {
             return None;
         }
         let counts = match digits.form {
@@ -50,8 +51,8 @@ impl Kernel for BitSerial {
         let positions = (conv.output.height * conv.output.width).next_multiple_of(TILE);
         let vectors = (positions * conv.layer.c_out.div_ceil(16)) as f64;
         let cycles = vectors * ((3 * counts * layout.words() + 12) as f64 / 2.0)
-            + (conv.input.len() * digits.input_planes) as f64 * 3.0 / 64.0;
-        Some(cycles / 3.5 + 200.0)
+            + (conv.input.len() * digits.input_planes) as f64 * 5.0 / 64.0;
+        Some(cycles / 3.9 + 100.0)
     }
 
     fn prepare(&self, conv: Conv) -> Box<dyn Run> {

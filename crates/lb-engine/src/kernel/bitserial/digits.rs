@@ -1,6 +1,7 @@
 //! Weights of one or two bits as binary digits, whatever integers they stand for.
 
 use crate::conv::Conv;
+use crate::kernel::direct::takes;
 
 /// How products of digits are counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,9 +59,9 @@ impl Digits {
     }
 
     /// The digits of `conv`, whatever its input codes, with as few `g` as possible. `None` if
-    /// weights have more than two bits.
+    /// weights have more than two bits, or something has more than 8.
     pub fn plain(conv: &Conv) -> Option<Self> {
-        if !conv.is_narrow() {
+        if !takes(conv) {
             return None;
         }
         let spans: Vec<Span> = (0..conv.layer.c_out)
@@ -71,7 +72,7 @@ impl Digits {
             2..=3 => 2,
             _ => return None,
         };
-        let levels = |s: &Span| s.through_zero(planes).unwrap_or(s.from_least());
+        let levels = |s: &Span| s.through_zero(planes).unwrap_or(s.upwards());
         Some(Self {
             planes,
             input_planes: (i32::BITS - conv.input_max.leading_zeros()).max(1) as usize,
@@ -116,7 +117,7 @@ impl Span {
     }
 
     /// Counted from the smallest integer.
-    fn from_least(&self) -> Levels {
+    fn upwards(&self) -> Levels {
         Levels {
             f: self.step.max(1),
             g: self.min,
