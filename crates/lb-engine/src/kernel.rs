@@ -38,6 +38,7 @@ mod ymm;
 
 use crate::EngineError;
 use crate::conv::{Conv, Io, Values};
+use window_sum::WindowSum;
 
 /// A way to run convolutions.
 pub trait Kernel: Sync + Send {
@@ -47,6 +48,11 @@ pub trait Kernel: Sync + Send {
     /// Modelled cost of one image in units that only compare kernels of one machine (about
     /// nanoseconds); `None` if it cannot run `conv`.
     fn cost(&self, conv: &Conv) -> Option<f64>;
+
+    /// How the sums of windows are computed beside this kernel.
+    fn window_sum(&self, conv: &Conv) -> WindowSum {
+        WindowSum::new(conv, None)
+    }
 
     /// Prepares `conv`: weights packed in this kernel's order.
     ///

@@ -9,7 +9,8 @@ use crate::buffers::{Assignment, Buffer, Slot};
 use crate::conv::{Conv, Epilogue, Kind};
 use crate::fuse::{Fused, Value, ValueId, fuse};
 use crate::integer::IntegerLayer;
-use crate::kernel::{self, Kernel, Run, window_sum};
+use crate::kernel::window_sum::{self, WindowSum};
+use crate::kernel::{self, Kernel, Run};
 use crate::plane::Plane;
 use crate::simple::{CodeTable, ImageTable, Pool};
 
@@ -59,6 +60,8 @@ pub(crate) enum Operation {
     },
     Conv {
         run: Box<dyn Run>,
+        /// Of layers whose weights have offsets.
+        sum: Option<WindowSum>,
         kernel: &'static str,
     },
     Pool(Pool),
@@ -152,7 +155,7 @@ impl Plan {
         let layer = |step: &Step| {
             let (plane, _) = self.values[step.out];
             let (kernel, macs) = match &step.run {
-                Operation::Conv { run, kernel } => (Some(*kernel), run.conv().macs()),
+                Operation::Conv { run, kernel, .. } => (Some(*kernel), run.conv().macs()),
                 _ => (None, 0),
             };
             LayerPlan {
@@ -254,7 +257,7 @@ impl Plan {
             }
             let positions = conv.output.height * conv.output.width;
             self.sums = self.sums.max(positions + window_sum::SLACK);
-            self.sum_scratch = self.sum_scratch.max(window_sum::scratch(&conv));
+            self.sum_scratch = self.sum_scratch.max(WindowSum::scratch(&conv));
         }
         if conv.layer.q.len() > RESIDENT_WEIGHTS {
             self.group = GROUP;
@@ -264,10 +267,12 @@ impl Plan {
             let place = format!("layer `{}`", conv.layer.name);
             return Err(EngineError::unsupported(place, "no kernel takes it"));
         };
+        let sum = (conv.requant.sum.as_ref()).map(|_| kernel.window_sum(&conv));
         let run = kernel.prepare(conv);
         self.scratch = self.scratch.max(run.scratch());
         Ok(Operation::Conv {
             run,
+            sum,
             kernel: kernel.name(),
         })
     }

@@ -8,7 +8,6 @@ use rayon::prelude::*;
 
 use crate::buffers::{self, Buffer};
 use crate::conv::{Io, Values};
-use crate::kernel::window_sum::window_sums;
 use crate::plan::{Operation, Plan, Step};
 use crate::simple::{self, PixelLayout};
 use crate::{EngineError, LayerPlan};
@@ -271,10 +270,9 @@ impl Worker {
                 simple::max_pool(*size, *stride, (&from, x), (&to, out));
             }
             Operation::Pool(pool) => pool.run((&from, x), &mut self.pooled, (&to, out)),
-            Operation::Conv { run, .. } => {
-                let conv = run.conv();
-                if conv.requant.sum.is_some() {
-                    window_sums(conv, x, &mut self.sum_scratch, &mut self.sums);
+            Operation::Conv { run, sum, .. } => {
+                if let Some(sum) = sum {
+                    sum.run(run.conv(), x, &mut self.sum_scratch, &mut self.sums);
                 }
                 let residual = (step.inputs.get(1)).map(|&r| {
                     let plane = plan.values[r].0;

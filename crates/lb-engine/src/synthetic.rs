@@ -6,7 +6,8 @@ use lb_format::{Affine, BitWidth, QParams};
 use crate::buffers::{self, Buffer};
 use crate::conv::{Conv, Epilogue, Io, Kind, Values, ValuesMut};
 use crate::integer::IntegerLayer;
-use crate::kernel::{Run, window_sum};
+use crate::kernel::Run;
+use crate::kernel::window_sum::{self, WindowSum};
 use crate::plane::Plane;
 
 /// What codes to make up.
@@ -216,8 +217,9 @@ impl Inputs {
             buffer
         });
         let mut sums = vec![0.0; conv.output.height * conv.output.width + window_sum::SLACK];
-        let mut scratch = vec![0; window_sum::scratch(conv)];
-        window_sum::window_sums(conv, input.image(&conv.input, 0), &mut scratch, &mut sums);
+        let mut scratch = vec![0; WindowSum::scratch(conv)];
+        let values = input.image(&conv.input, 0);
+        WindowSum::new(conv, None).run(conv, values, &mut scratch, &mut sums);
         Self {
             input,
             residual,
@@ -235,6 +237,11 @@ impl Inputs {
             output: output.image_mut(&conv.output, 0),
             scratch,
         });
+    }
+
+    /// The input's values.
+    pub fn input(&self, conv: &Conv) -> Values<'_> {
+        self.input.image(&conv.input, 0)
     }
 
     /// The sums of the windows.

@@ -24,6 +24,7 @@ use super::avx512::{Case, LANES, Line, Pointers, case, for_case};
 use super::isa::Amx as Token;
 use super::pack::{Steps, starts, weights};
 use super::tiles::{BLOCK, Finish, MOST_ROWS, Tile, stored, tiles};
+use super::window_sum::WindowSum;
 use super::{Kernel, Run, check};
 use crate::conv::{Conv, Io};
 
@@ -52,6 +53,10 @@ impl Kernel for Amx {
         // to load and requantize.
         let row = steps(conv).count(conv) as f64 + 7.0;
         Some(60.0 + (tiles * rows.max(8)) as f64 * row * 0.27)
+    }
+
+    fn window_sum(&self, conv: &Conv) -> WindowSum {
+        WindowSum::new(conv, Some(self.0.avx512()))
     }
 
     fn prepare(&self, conv: Conv) -> Box<dyn Run> {

@@ -14,6 +14,7 @@ use super::avx512::{Case, LANES, Line, Pointers, case, for_case, multiply_add};
 use super::isa::Avx512Vnni as Token;
 use super::pack::{QUAD, Steps, starts, weights};
 use super::tiles::{BLOCK, Finish, Tile, stored, tiles};
+use super::window_sum::WindowSum;
 use super::{Kernel, Run, check};
 use crate::conv::{Conv, Io};
 
@@ -37,6 +38,10 @@ impl Kernel for Avx512Vnni {
         let vectors = positions * out.channels.div_ceil(LANES) as f64;
         // An instruction of 64 products in 0.15 (Sapphire Rapids and later) to 0.27 ns (Zen 4).
         Some(20.0 + vectors * (steps(conv).count(conv) as f64 * 0.2 + 1.0))
+    }
+
+    fn window_sum(&self, conv: &Conv) -> WindowSum {
+        WindowSum::new(conv, Some(self.0))
     }
 
     fn prepare(&self, conv: Conv) -> Box<dyn Run> {

@@ -33,6 +33,7 @@ use aligned_vec::{AVec, ConstAlign};
 use super::avx512::{Case, LANES, Line, Pointers, case, for_case};
 use super::isa::Avx512Vnni as Token;
 use super::tiles::{Finish, Tile};
+use super::window_sum::WindowSum;
 use super::{Kernel, Run, check};
 use crate::conv::{Conv, Io};
 use crate::plane::TAIL;
@@ -74,6 +75,10 @@ impl Kernel for Winograd {
         // As the direct kernel's model, and the transforms of input and output.
         let products = POSITIONS as f64 * quads * 0.2;
         Some(50.0 + patches * (blocks * (products + 10.0) + quads * 1.5))
+    }
+
+    fn window_sum(&self, conv: &Conv) -> WindowSum {
+        WindowSum::new(conv, Some(self.0))
     }
 
     fn prepare(&self, conv: Conv) -> Box<dyn Run> {
