@@ -20,6 +20,7 @@ mod tables;
 
 use super::epilogue::Pointers;
 use super::isa::Avx512Popcnt;
+use super::window_sum::WindowSum;
 use super::{Kernel, Run, check};
 use crate::conv::{Conv, Io, Values};
 use count::{Counter, TILE};
@@ -53,6 +54,10 @@ impl Kernel for BitSerial {
         let cycles = vectors * ((3 * counts * layout.words() + 12) as f64 / 2.0)
             + (conv.input.len() * digits.input_planes) as f64 * 5.0 / 64.0;
         Some(cycles / 3.9 + 100.0)
+    }
+
+    fn window_sum(&self, conv: &Conv) -> WindowSum {
+        WindowSum::new(conv, Some(self.0.avx512()))
     }
 
     fn prepare(&self, conv: Conv) -> Box<dyn Run> {

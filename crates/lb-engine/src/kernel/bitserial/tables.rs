@@ -21,7 +21,7 @@ use crate::kernel::direct::Ends;
 use crate::kernel::epilogue::{Case, Epilogue, LANES, Pointers, REALS, case, for_case, is_real};
 use crate::kernel::isa::Avx2;
 use crate::kernel::ymm::Constants;
-use crate::kernel::{Kernel, Run, check, window_sum};
+use crate::kernel::{Kernel, Run, check};
 
 /// Pairs of positions of a tile, at most: a register each, two with two digits.
 const PAIRS: usize = 8;
@@ -37,7 +37,7 @@ impl Kernel for Tables {
     }
 
     /// Measured: 0.11 ns a look-up and twice that to widen, 2.4 ns for the epilogue of 16
-    /// channels, 0.6 a table; and 0.04 an input code to sum windows.
+    /// channels, 0.6 a table.
     fn cost(&self, conv: &Conv) -> Option<f64> {
         let digits = Digits::plain(conv)?;
         let sum = conv.layer.depth() as i64 * i64::from(conv.input_max);
@@ -53,22 +53,13 @@ impl Kernel for Tables {
         let vectors = (positions * conv.layer.c_out.div_ceil(LANES)) as f64;
         let lookup = 0.11 * (1.0 + 2.0 / shape.interval as f64);
         let tables = (shape.rows * shape.columns * shape.groups) as f64;
-        let summed = match own_sums(conv, &digits) {
-            true => conv.input.len() as f64,
-            false => 0.0,
-        };
-        Some(vectors * (lookups * lookup + 2.4) + tables * 0.6 + summed * 0.04)
+        Some(vectors * (lookups * lookup + 2.4) + tables * 0.6)
     }
 
     fn prepare(&self, conv: Conv) -> Box<dyn Run> {
         let digits = Digits::plain(&conv).expect("`cost` was asked");
         Box::new(Prepared::new(conv, &digits, self.0))
     }
-}
-
-/// Whether sums of windows matter and no one else makes them.
-fn own_sums(conv: &Conv, digits: &Digits) -> bool {
-    digits.levels.iter().any(|l| l.g != 0) && conv.requant.sum.is_none()
 }
 
 /// Where tables are.
@@ -165,7 +156,9 @@ struct Prepared {
     /// `[block][tap and group][digit][16]`; channel c of a block is at byte 2c, or 2c − 15 from 8.
     indices: Vec<[u8; LANES]>,
     blocks: Vec<Block>,
-    /// Whether it sums the windows.
+    /// Whether sums of windows matter.
+    with_sums: bool,
+    /// Whether nobody else sums them.
     own_sums: bool,
     epilogue: Epilogue,
     finish: Finish,
@@ -205,16 +198,18 @@ impl Prepared {
                     }
                 }
             }
-            // acc = start + f Σ u x + g Σ x, and sums are Σ x less `sum_start`.
+            // acc = start + f Σ u x + g Σ x
             let Levels { f, g } = digits.levels[c];
             let b = &mut constants[block];
-            b.start[lane] = (conv.start[c] + i64::from(g) * conv.sum_start) as i32;
+            b.start[lane] = conv.start[c] as i32;
             let second = if planes == 2 { 2 * f } else { g };
             b.digits[lane] = f & 0xffff | second << 16;
             b.window[lane] = g & 0xffff;
         }
+        let with_sums = digits.levels.iter().any(|l| l.g != 0);
         Self {
-            own_sums: own_sums(&conv, digits),
+            with_sums,
+            own_sums: with_sums && conv.requant.sum.is_none(),
             epilogue: Epilogue::new(&conv, 1.0),
             finish: for_case!(case(&conv), finish),
             conv,
@@ -226,16 +221,15 @@ impl Prepared {
         }
     }
 
-    /// Integers of scratch to sum windows with, and their sums.
-    fn sums(&self) -> (usize, usize) {
-        let out = self.conv.output;
-        match self.own_sums {
-            true => (
-                window_sum::scratch(&self.conv),
-                out.height * out.width + window_sum::SLACK,
-            ),
-            false => (0, 0),
-        }
+    /// Integers of scratch: sums of pixels, and of the windows of a row with what the last tile has
+    /// behind it.
+    fn sums(&self) -> [usize; 2] {
+        let pixels = self.shape.rows * self.shape.columns;
+        let windows = self.conv.output.width + 2 * PAIRS;
+        [
+            if self.own_sums { pixels } else { 0 },
+            if self.with_sums { windows } else { 0 },
+        ]
     }
 
     fn tables(&self) -> usize {
@@ -249,26 +243,21 @@ impl Run for Prepared {
     }
 
     fn scratch(&self) -> usize {
-        let (scratch, sums) = self.sums();
-        self.tables() + 4 * (scratch + sums) + 8
+        self.tables() + 4 * self.sums().iter().sum::<usize>() + 4
     }
 
     fn run(&self, mut io: Io) {
         check(&self.conv, &io, self.scratch());
         let pointers = Pointers::new(&mut io);
         let (tables, rest) = io.scratch.split_at_mut(self.tables());
-        let (scratch, sums) = self.sums();
-        let (scratch, rest) = rest.split_at_mut(4 * scratch + 4);
-        // SAFETY: any four bytes are an integer, and a float.
-        let ((_, scratch, _), (_, own, _)) =
-            unsafe { (scratch.align_to_mut::<i32>(), rest.align_to_mut::<f32>()) };
-        let windows = if self.own_sums {
-            window_sum::window_sums(&self.conv, io.input, scratch, own);
-            &own[..sums]
-        } else if self.conv.requant.sum.is_some() {
-            io.sums
-        } else {
-            &[]
+        // SAFETY: any four bytes are an integer.
+        let (_, integers, _) = unsafe { rest.align_to_mut::<i32>() };
+        let [pixels, windows] = self.sums();
+        let (pixels, rest) = integers.split_at_mut(pixels);
+        let scratch = Scratch {
+            tables,
+            pixels,
+            windows: &mut rest[..windows],
         };
         let Values::U8(input) = io.input else {
             unreachable!("narrow convolutions read bytes")
@@ -276,11 +265,20 @@ impl Run for Prepared {
         // SAFETY: the token says that the CPU has the instructions; `check` saw the buffers.
         unsafe {
             match self.planes {
-                1 => self.image::<1>(input, tables, windows, &pointers),
-                _ => self.image::<2>(input, tables, windows, &pointers),
+                1 => self.image::<1>(input, scratch, io.sums, &pointers),
+                _ => self.image::<2>(input, scratch, io.sums, &pointers),
             }
         }
     }
+}
+
+/// Scratch memory, cut up.
+struct Scratch<'a> {
+    tables: &'a mut [u8],
+    /// `Σ x` of every pixel, if needed for windows.
+    pixels: &'a mut [i32],
+    /// `Σ x` of the windows of an output row, if they matter.
+    windows: &'a mut [i32],
 }
 
 impl Prepared {
@@ -290,14 +288,18 @@ impl Prepared {
     unsafe fn image<const W: usize>(
         &self,
         input: &[u8],
-        tables: &mut [u8],
-        windows: &[f32],
+        Scratch {
+            tables,
+            pixels,
+            windows,
+        }: Scratch,
+        sums: &[f32],
         pointers: &Pointers,
     ) {
         let (shape, out) = (&self.shape, self.conv.output);
         let mut made = 0;
         let zero = _mm256_setzero_si256();
-        let mut sums = [[[zero; 2]; W]; PAIRS];
+        let mut found = [[[zero; 2]; W]; PAIRS];
         let mut accs = [[zero; 2]; 2 * PAIRS];
         let step = 2 * shape.pairs;
         let indices = shape.offsets.len() * W;
@@ -305,8 +307,17 @@ impl Prepared {
             let top = y * shape.stride + shape.inset;
             for row in made.max(top)..top + self.conv.layer.kernel[0] {
                 // SAFETY: the caller's.
-                unsafe { self.make_tables(input, row, &mut tables[row * shape.row()..]) };
+                unsafe { self.make_tables(input, row, &mut tables[row * shape.row()..], pixels) };
                 made = row + 1;
+            }
+            if self.own_sums {
+                self.sum_windows(top, pixels, windows);
+            } else if self.with_sums {
+                let start = self.conv.sum_start as i32;
+                for (window, sum) in windows.iter_mut().zip(&sums[y * out.width..][..out.width]) {
+                    // SAFETY: sums are integers of 16 bits.
+                    *window = unsafe { sum.to_int_unchecked::<i32>() } + start;
+                }
             }
             for block in 0..self.blocks.len() {
                 let indices = &self.indices[block * indices..][..indices];
@@ -317,12 +328,17 @@ impl Prepared {
                     // SAFETY: tiles lie inside the image, whose buffers were checked.
                     unsafe {
                         match shape.pairs {
-                            1 => self.look_up::<W, 1>(from, indices, &mut sums),
-                            2 => self.look_up::<W, 2>(from, indices, &mut sums),
-                            4 => self.look_up::<W, 4>(from, indices, &mut sums),
-                            _ => self.look_up::<W, PAIRS>(from, indices, &mut sums),
+                            1 => self.look_up::<W, 1>(from, indices, &mut found),
+                            2 => self.look_up::<W, 2>(from, indices, &mut found),
+                            4 => self.look_up::<W, 4>(from, indices, &mut found),
+                            _ => self.look_up::<W, PAIRS>(from, indices, &mut found),
                         }
-                        self.accumulate::<W>(&sums, windows, block, y * out.width + x, &mut accs);
+                        self.accumulate::<W>(
+                            &found,
+                            &windows[x.min(windows.len())..],
+                            block,
+                            &mut accs,
+                        );
                         (self.finish)(self, pointers, &accs, [block, y, x]);
                     }
                 }
@@ -330,12 +346,12 @@ impl Prepared {
         }
     }
 
-    /// The tables of one row: those of two pixels at once, side by side.
+    /// The tables of one row, those of two pixels at once, side by side; and the sums of its pixels.
     ///
     /// # Safety
     /// `input` is the convolution's.
     #[target_feature(enable = "avx2")]
-    unsafe fn make_tables(&self, input: &[u8], row: usize, tables: &mut [u8]) {
+    unsafe fn make_tables(&self, input: &[u8], row: usize, tables: &mut [u8], pixels: &mut [i32]) {
         /// Where a sum of a pair of codes is, in eight bytes `x₀ x₁ x₀+x₁ · x₂ x₃ x₂+x₃ ·`.
         const fn order(half: u8, shift: u8) -> [u8; 16] {
             let places = [0x80, 8 * half, 8 * half + 1, 8 * half + 2];
@@ -354,6 +370,16 @@ impl Prepared {
             order
         }
         const ORDERS: [[[u8; 16]; 2]; 2] = [[order(0, 0), order(0, 2)], [order(1, 0), order(1, 2)]];
+        /// From 16 − n on, keeps n bytes.
+        const KEEP: [u8; 32] = {
+            let mut keep = [0; 32];
+            let mut i = 0;
+            while i < 16 {
+                keep[i] = 0xff;
+                i += 1;
+            }
+            keep
+        };
         let shape = &self.shape;
         let plane = self.conv.input;
         assert!(input.len() >= plane.len() + 16 && tables.len() >= shape.row());
@@ -363,11 +389,19 @@ impl Prepared {
             let mut to = tables.as_mut_ptr().wrapping_add(phase * shape.phase);
             for column in columns {
                 let next = (column + shape.stride).min(shape.columns - 1);
+                let mut sums = _mm256_setzero_si256();
                 for c in (0..plane.channels).step_by(16) {
                     // SAFETY: pixels inside the plane and its tail; tables inside the row.
                     unsafe {
                         let at = |column| input.as_ptr().add(from + column * plane.stride + c);
                         let x = _mm256_loadu2_m128i(at(next).cast(), at(column).cast());
+                        if self.own_sums {
+                            let n = (plane.channels - c).min(16);
+                            let keep = _mm_loadu_si128(KEEP[16 - n..].as_ptr().cast());
+                            let kept = _mm256_and_si256(x, _mm256_broadcastsi128_si256(keep));
+                            let eights = _mm256_sad_epu8(kept, _mm256_setzero_si256());
+                            sums = _mm256_add_epi64(sums, eights);
+                        }
                         let pairs = _mm256_maddubs_epi16(x, _mm256_set1_epi8(1));
                         let halves = [
                             _mm256_unpacklo_epi16(x, pairs),
@@ -385,7 +419,41 @@ impl Prepared {
                         }
                     }
                 }
+                if self.own_sums {
+                    let halves = _mm256_shuffle_epi32::<0b01_00_11_10>(sums);
+                    let sums = _mm256_add_epi64(sums, halves);
+                    let pixels = &mut pixels[row * shape.columns..][..shape.columns];
+                    pixels[column] = _mm256_cvtsi256_si32(sums);
+                    pixels[next] = _mm256_extract_epi32::<4>(sums);
+                }
                 to = to.wrapping_add(32);
+            }
+        }
+    }
+
+    /// Sums the windows of an output row, whose first input row is `top`.
+    #[target_feature(enable = "avx2")]
+    fn sum_windows(&self, top: usize, pixels: &[i32], windows: &mut [i32]) {
+        let (shape, width) = (&self.shape, self.conv.output.width);
+        let [kh, kw] = self.conv.layer.kernel;
+        let windows = &mut windows[..width];
+        windows.fill(0);
+        for row in pixels[top * shape.columns..]
+            .chunks_exact(shape.columns)
+            .take(kh)
+        {
+            for column in shape.inset..shape.inset + kw {
+                let row = &row[column..][..(width - 1) * shape.stride + 1];
+                if shape.stride == 1 {
+                    for (window, pixel) in windows.iter_mut().zip(row) {
+                        *window += pixel;
+                    }
+                } else {
+                    for (window, pixel) in windows.iter_mut().zip(row.iter().step_by(shape.stride))
+                    {
+                        *window += pixel;
+                    }
+                }
             }
         }
     }
@@ -437,7 +505,7 @@ impl Prepared {
         }
     }
 
-    /// Accumulators from sums.
+    /// Accumulators from sums; `windows` are those of the tile and more, or none.
     ///
     /// # Safety
     /// The CPU has AVX2.
@@ -446,19 +514,15 @@ impl Prepared {
     unsafe fn accumulate<const W: usize>(
         &self,
         sums: &Sums<W>,
-        windows: &[f32],
+        windows: &[i32],
         block: usize,
-        position: usize,
         accs: &mut Accs,
     ) {
         let b = &self.blocks[block];
         for (pair, sums) in sums.iter().enumerate().take(self.shape.pairs) {
-            let window = match windows.get(position + 2 * pair..) {
-                // Behind the last position are some that mean nothing.
-                Some(&[x0, x1, ..]) => {
-                    let x = _mm256_setr_m128(_mm_set1_ps(x0), _mm_set1_ps(x1));
-                    _mm256_cvtps_epi32(x)
-                }
+            let window = match windows.get(2 * pair..) {
+                // Behind the last position is something that means nothing.
+                Some(&[x0, x1, ..]) => _mm256_setr_m128i(_mm_set1_epi32(x0), _mm_set1_epi32(x1)),
                 _ => _mm256_setzero_si256(),
             };
             // Vectors of four channels of both positions.
