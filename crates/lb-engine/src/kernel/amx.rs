@@ -11,14 +11,18 @@
 //!
 //! A kernel row of `k_w · stride` bytes is cut into steps of 64; weights behind its end are zero,
 //! so what the last step reads there does not matter. Four C tiles are in flight: four groups of
-//! positions × one block of 16 channels, or two × two.
+//! positions × one block of 16 channels, or two × two; narrow layers go another way, [`stream`].
 //!
 //! The compiler never uses tile registers, so their content survives between the `asm!` blocks of
 //! one call.
 
+mod stream;
+
 use std::arch::asm;
 
 use aligned_vec::{AVec, ConstAlign};
+
+use stream::streamed;
 
 use super::avx512::{Case, LANES, Line, Pointers, case, for_case};
 use super::isa::Amx as Token;
@@ -50,8 +54,9 @@ impl Kernel for Amx {
         let (out, rows) = (conv.output, rows(conv));
         let tiles = out.height * out.width.div_ceil(rows) * out.channels.div_ceil(LANES);
         // Measured: a row of a tile takes a cycle to multiply, at least half of 16, and about seven
-        // to load and requantize.
-        let row = steps(conv).count(conv) as f64 + 7.0;
+        // to load and requantize, four where rows stream.
+        let other = if stream::fits(conv) { 4.0 } else { 7.0 };
+        let row = steps(conv).count(conv) as f64 + other;
         Some(60.0 + (tiles * rows.max(8)) as f64 * row * 0.27)
     }
 
@@ -95,6 +100,12 @@ impl Prepared {
             let (ky, i) = (step / steps.per_row, step % steps.per_row);
             (ky * conv.input.pitch() + i * ROW) as i64
         };
+        let run = conv.layer.kernel[1] * conv.input.stride;
+        let (body, config): (unsafe fn(&Prepared, &Pointers), _) = if stream::fits(&conv) {
+            (for_case!(case(&conv), streamed), stream::config(rows, run))
+        } else {
+            (for_case!(case(&conv), body), config(rows, run, 4, 6))
+        };
         Self {
             rows,
             tiles: tiles(&conv, rows),
@@ -102,24 +113,29 @@ impl Prepared {
             finish: Finish::new(&conv, 1.0),
             weights: weights(&conv, steps, 2),
             start: starts(&conv),
-            config: config(rows, conv.layer.kernel[1] * conv.input.stride),
-            body: for_case!(case(&conv), body),
+            config,
+            body,
             conv,
         }
     }
 }
 
-/// Palette 1: C in tiles 0 to 3, A in 4 and 5, B in 6 and 7.
+/// Palette 1: C in the first tiles, A in those from `a`, B in those from `b`.
 ///
 /// Of a kernel row with fewer bytes than a tile's, only those are loaded: a load that crosses a
 /// cache line takes several times as long.
-fn config(rows: usize, run: usize) -> Line<u8, 64> {
+fn config(rows: usize, run: usize, a: usize, b: usize) -> Line<u8, 64> {
     let depth = run.min(ROW);
     let mut c = [0; 64];
     c[0] = 1;
     for tile in 0..8 {
-        c[16 + 2 * tile] = if matches!(tile, 4 | 5) { depth } else { ROW } as u8;
-        c[48 + tile] = if tile < 6 { rows } else { depth / 4 } as u8;
+        let (rows, bytes) = match tile {
+            _ if tile < a => (rows, ROW),
+            _ if tile < b => (rows, depth),
+            _ => (depth / 4, ROW),
+        };
+        c[16 + 2 * tile] = bytes as u8;
+        c[48 + tile] = rows as u8;
     }
     Line(c)
 }
