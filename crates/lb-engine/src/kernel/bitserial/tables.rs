@@ -37,7 +37,7 @@ impl Kernel for Tables {
     }
 
     /// Measured: 0.11 ns a look-up and twice that to widen, 2.4 ns for the epilogue of 16
-    /// channels, 0.6 a table.
+    /// channels, 0.6 a table; 1.2 a pixel if sums are wanted.
     fn cost(&self, conv: &Conv) -> Option<f64> {
         let digits = Digits::plain(conv)?;
         let sum = conv.layer.depth() as i64 * i64::from(conv.input_max);
@@ -53,13 +53,27 @@ impl Kernel for Tables {
         let vectors = (positions * conv.layer.c_out.div_ceil(LANES)) as f64;
         let lookup = 0.11 * (1.0 + 2.0 / shape.interval as f64);
         let tables = (shape.rows * shape.columns * shape.groups) as f64;
-        Some(vectors * (lookups * lookup + 2.4) + tables * 0.6)
+        let summed = match own_sums(conv, &digits) {
+            true => (shape.rows * shape.columns) as f64,
+            false => 0.0,
+        };
+        Some(vectors * (lookups * lookup + 2.4) + tables * 0.6 + summed * 1.2)
     }
 
     fn prepare(&self, conv: Conv) -> Box<dyn Run> {
         let digits = Digits::plain(&conv).expect("`cost` was asked");
         Box::new(Prepared::new(conv, &digits, self.0))
     }
+}
+
+/// Whether sums of windows matter.
+fn with_sums(digits: &Digits) -> bool {
+    digits.levels.iter().any(|l| l.g != 0)
+}
+
+/// Whether they matter and nobody else makes them.
+fn own_sums(conv: &Conv, digits: &Digits) -> bool {
+    with_sums(digits) && conv.requant.sum.is_none()
 }
 
 /// Where tables are.
@@ -206,10 +220,9 @@ impl Prepared {
             b.digits[lane] = f & 0xffff | second << 16;
             b.window[lane] = g & 0xffff;
         }
-        let with_sums = digits.levels.iter().any(|l| l.g != 0);
         Self {
-            with_sums,
-            own_sums: with_sums && conv.requant.sum.is_none(),
+            with_sums: with_sums(digits),
+            own_sums: own_sums(&conv, digits),
             epilogue: Epilogue::new(&conv, 1.0),
             finish: for_case!(case(&conv), finish),
             conv,
