@@ -16,6 +16,8 @@ mod avx512;
 mod avx512vnni;
 #[cfg(target_arch = "x86_64")]
 mod avxvnni;
+#[cfg(target_arch = "x86_64")]
+mod bitserial;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod direct;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
@@ -105,10 +107,14 @@ pub fn available() -> Vec<Box<dyn Kernel>> {
             kernels.push(Box::new(winograd::Winograd(token)));
             kernels.push(Box::new(avx512vnni::Avx512Vnni(token)));
         }
+        if let Some(token) = isa::Avx512Popcnt::detect() {
+            kernels.push(Box::new(bitserial::BitSerial(token)));
+        }
         if let Some(token) = isa::AvxVnni::detect() {
             kernels.push(Box::new(avxvnni::AvxVnni(token)));
         }
         if let Some(token) = isa::Avx2::detect() {
+            kernels.push(Box::new(bitserial::Tables(token)));
             kernels.push(Box::new(avx2::Avx2(token)));
         }
     }

@@ -46,7 +46,7 @@ pub struct Recipe {
     pub output_bits: Option<u8>,
     /// Whether the input has a zero point other than 0.
     pub zero_point: bool,
-    /// Whether weights have real offsets.
+    /// Whether weights have real offsets. Without, those of one and two bits are odd integers.
     pub offsets: bool,
     /// Kind of the residual.
     pub residual: Option<Kind>,
@@ -94,6 +94,11 @@ impl Recipe {
         let depth = kh * kw * self.input.channels;
         let q = (0..self.c_out * depth)
             .map(|_| random.code(self.codes, weights.lo, weights.hi))
+            // Few bits without an offset are odd integers, as `IntegerLayer` doubles them.
+            .map(|k| match self.weight_bits {
+                ..=2 if !self.offsets => 2 * k + 1,
+                _ => k,
+            })
             .collect();
         let reals = |random: &mut Random, size: f32| -> Vec<f32> {
             (0..self.c_out)

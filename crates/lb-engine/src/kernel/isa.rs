@@ -69,6 +69,13 @@ token!(
     || std::arch::is_aarch64_feature_detected!("dotprod")
 );
 
+impl Avx512Popcnt {
+    /// `vpopcntq` is detected only together with AVX-512 VNNI.
+    pub fn avx512(self) -> Avx512Vnni {
+        Avx512Vnni(())
+    }
+}
+
 impl Amx {
     /// AMX is detected only together with AVX-512 VNNI.
     pub fn avx512(self) -> Avx512Vnni {

@@ -100,6 +100,30 @@ impl<S: Sum> Unit for Ymm<S> {
 
     #[inline(always)]
     unsafe fn constants(epilogue: &Epilogue, block: usize) -> Constants {
+        // SAFETY: the caller's.
+        unsafe { Constants::new(epilogue, block) }
+    }
+
+    #[inline(always)]
+    unsafe fn tile(p: &Direct, block: usize, x: [*const u8; POSITIONS]) -> Tile {
+        // SAFETY: the caller's.
+        unsafe { S::tile(p, block, x) }
+    }
+
+    #[inline(always)]
+    unsafe fn store<const C: Case>(k: &Constants, acc: [__m256i; 2], ends: &Ends) {
+        // SAFETY: the caller's.
+        unsafe { k.store::<C>(acc, ends) }
+    }
+}
+
+impl Constants {
+    /// The constants of `block`.
+    ///
+    /// # Safety
+    /// The CPU has AVX2 and FMA.
+    #[inline(always)]
+    pub unsafe fn new(epilogue: &Epilogue, block: usize) -> Self {
         let (b, (lo, hi)) = (&epilogue.blocks[block], epilogue.codes());
         // SAFETY: the caller's, and aligned arrays of 16 floats.
         unsafe {
@@ -109,7 +133,7 @@ impl<S: Sum> Unit for Ymm<S> {
                     _mm256_load_ps(v[8..].as_ptr()),
                 ]
             };
-            Constants {
+            Self {
                 acc: load(&b.acc),
                 sum: load(&b.sum),
                 bias: load(&b.bias),
@@ -124,20 +148,18 @@ impl<S: Sum> Unit for Ymm<S> {
         }
     }
 
+    /// Requantizes and stores 16 channels of a position.
+    ///
+    /// # Safety
+    /// As [`Unit::store`].
     #[inline(always)]
-    unsafe fn tile(p: &Direct, block: usize, x: [*const u8; POSITIONS]) -> Tile {
-        // SAFETY: the caller's.
-        unsafe { S::tile(p, block, x) }
-    }
-
-    #[inline(always)]
-    unsafe fn store<const C: Case>(k: &Constants, acc: [__m256i; 2], ends: &Ends) {
+    pub unsafe fn store<const C: Case>(&self, acc: [__m256i; 2], ends: &Ends) {
         // SAFETY: the caller's.
         unsafe {
-            let t = [k.real::<C>(acc, 0, ends), k.real::<C>(acc, 1, ends)];
+            let t = [self.real::<C>(acc, 0, ends), self.real::<C>(acc, 1, ends)];
             if is_real(C) {
                 for (half, t) in t.into_iter().enumerate() {
-                    let t = _mm256_min_ps(_mm256_max_ps(t, k.bounds.0), k.bounds.1);
+                    let t = _mm256_min_ps(_mm256_max_ps(t, self.bounds.0), self.bounds.1);
                     _mm256_storeu_ps(ends.output.cast::<f32>().add(8 * half), t);
                 }
                 return;
@@ -145,24 +167,22 @@ impl<S: Sum> Unit for Ymm<S> {
             // Saturating to 16 bits and then to bytes is part of the clamp. The conversion to 32 bits
             // turns 2³¹ and above into negative numbers, so there the upper bound comes first.
             let round = |t| match C & PLAIN {
-                0 => _mm256_cvtps_epi32(_mm256_min_ps(t, k.bounds.1)),
+                0 => _mm256_cvtps_epi32(_mm256_min_ps(t, self.bounds.1)),
                 _ => _mm256_cvtps_epi32(t),
             };
             let mut codes = _mm256_packs_epi32(round(t[0]), round(t[1]));
             if C & PLAIN == 0 {
-                codes = _mm256_adds_epi16(codes, k.zero_point);
+                codes = _mm256_adds_epi16(codes, self.zero_point);
             }
             let low = _mm256_castsi256_si128(codes);
             let bytes = _mm_packus_epi16(low, _mm256_extracti128_si256::<1>(codes));
             // Packing worked on 128 bits: dwords 1 and 2 are in each other's place.
             let bytes = _mm_shuffle_epi32::<0b11_01_10_00>(bytes);
-            let bytes = _mm_min_epu8(_mm_max_epu8(bytes, k.codes.0), k.codes.1);
+            let bytes = _mm_min_epu8(_mm_max_epu8(bytes, self.codes.0), self.codes.1);
             _mm_storeu_si128(ends.output.cast(), bytes);
         }
     }
-}
 
-impl Constants {
     /// Formula (6) of [`requant`](crate::requant) for half a block, not yet clamped.
     ///
     /// # Safety
