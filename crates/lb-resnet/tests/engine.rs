@@ -77,7 +77,7 @@ fn random_networks_give_the_same_codes() {
         });
         for options in cases {
             let what = format!("resnet8 {shortcut}, {options}");
-            let found = compare(&observed.pack(&options), &set);
+            let found = compare(&observed.pack(&options), &set, 48);
             found.print(&what);
             found.assert_ties(&what);
             assert_eq!(found.same_class, found.images, "{what}");
@@ -99,7 +99,7 @@ fn assert_same(what: &str, network: &Observed, widths: &[&str], set: &ImageSet) 
     for bits in widths {
         let options = options(bits);
         let what = format!("{what}, {options}");
-        let found = compare(&network.pack(&options), set);
+        let found = compare(&network.pack(&options), set, 64);
         found.print(&what);
         found.assert_ties(&what);
         let differing = found.images - found.same_class;
