@@ -88,7 +88,10 @@ pub fn all(args: &BenchArgs) -> Result<Vec<Contender>> {
                 all.extend(built_in(place, args.no_float)?);
             }
             Named::Float(place) if args.no_float => {
-                eprintln!("note: {}: left out (--no-float)", place.described);
+                // Nobody who names no files misses one.
+                if !args.paths.is_empty() {
+                    eprintln!("note: {}: left out (--no-float)", place.described);
+                }
             }
             Named::Float(place) => all.push(Contender::float(place.load(&Device::flex())?)),
         }
