@@ -35,7 +35,7 @@ pub struct Contender {
 
 enum Way {
     Integer(Arc<Plan>),
-    Float(Float),
+    Float(Box<Float>),
 }
 
 /// A float network. Batch normalization is folded: what one would deploy.
@@ -155,11 +155,11 @@ impl Contender {
             network: model.place.described,
             widths: "float".into(),
             info: model.checkpoint.info,
-            way: Way::Float(Float {
+            way: Way::Float(Box::new(Float {
                 net: ptq::fold(model.checkpoint.net),
                 normalization,
                 device: Device::flex(),
-            }),
+            })),
         }
     }
 
@@ -201,7 +201,7 @@ impl Contender {
     /// If the operating system gives no threads.
     pub fn streams(&self, setting: Setting) -> Result<Vec<Box<dyn Stream>>> {
         let plan = match &self.way {
-            Way::Float(float) => return Ok(vec![Box::new(float.clone())]),
+            Way::Float(float) => return Ok(vec![float.clone()]),
             Way::Integer(plan) => plan,
         };
         let (streams, threads) = match setting.batch {
