@@ -10,7 +10,7 @@ use lb_resnet::ptq::{Method, Widths};
 
 use crate::backend::Backend;
 
-/// Low-bit neural networks in pure Rust: train, import, calibrate, quantize, evaluate.
+/// Low-bit neural networks in pure Rust: train, import, calibrate, quantize, evaluate, measure.
 #[derive(Debug, Parser)]
 #[command(name = "lb", version, about, propagate_version = true)]
 #[command(

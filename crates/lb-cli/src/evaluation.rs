@@ -47,7 +47,7 @@ pub enum Arithmetic {
     /// Integers.
     Integer {
         /// Kernels, the one with most of the work first.
-        kernels: String,
+        kernels: Vec<&'static str>,
         /// Threads.
         threads: usize,
     },
@@ -64,7 +64,7 @@ impl Arithmetic {
     }
 
     /// Kernels and threads of integers.
-    pub fn kernels(&self) -> Option<(&str, usize)> {
+    pub fn kernels(&self) -> Option<(&[&'static str], usize)> {
         match self {
             Self::Integer { kernels, threads } => Some((kernels, *threads)),
             _ => None,
@@ -143,7 +143,7 @@ impl Evaluator {
         Ok(Evaluation {
             confusion,
             arithmetic: Arithmetic::Integer {
-                kernels: session.plan().kernels().join(", "),
+                kernels: session.plan().kernels(),
                 threads: self.threads,
             },
         })
@@ -209,14 +209,16 @@ impl Results {
         }
         rows.print();
         println!();
-        let mut kernels: Vec<(&str, usize)> = Vec::new();
-        for used in self.0.iter().filter_map(|(_, e)| e.arithmetic.kernels()) {
-            if !kernels.contains(&used) {
-                kernels.push(used);
-            }
+        let mut used: Vec<&str> = Vec::new();
+        let mut on = 0;
+        for (kernels, threads) in self.0.iter().filter_map(|(_, e)| e.arithmetic.kernels()) {
+            on = threads;
+            let new = kernels.iter().filter(|k| !used.contains(k)).copied();
+            used.extend(new.collect::<Vec<_>>());
         }
-        for (kernel, threads) in kernels {
-            println!("`integer`: computed in integers; kernels {kernel}; threads {threads}.");
+        if !used.is_empty() {
+            let kernels = used.join(", ");
+            println!("`integer`: computed in integers, threads: {on}, kernels: {kernels}.");
         }
         let is_simulated = |(_, e): &(_, Evaluation)| matches!(e.arithmetic, Arithmetic::Simulated);
         if self.0.iter().any(is_simulated) {

@@ -4,11 +4,32 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 fn lb(folder: &Path, line: &str) -> Output {
+    lb_with(folder, line, &[])
+}
+
+fn lb_with(folder: &Path, line: &str, environment: &[(&str, &str)]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_lb"))
         .args(line.split(' '))
+        .envs(environment.iter().copied())
         .current_dir(folder)
         .output()
         .unwrap()
+}
+
+fn json_lines(o: &Output) -> Vec<serde_json::Value> {
+    assert!(o.status.success(), "{}", stderr(o));
+    let lines = String::from_utf8_lossy(&o.stdout);
+    let parse = |l| serde_json::from_str(l).unwrap_or_else(|e| panic!("{l}: {e}"));
+    lines.lines().map(parse).collect()
+}
+
+/// Calibrates the built-in network in `folder`; its packed files.
+fn calibrated(folder: &Path, options: &str) -> Vec<String> {
+    let o = lb(folder, &format!("calibrate --samples 32 --json {options}"));
+    let files = json_lines(&o);
+    (files.iter())
+        .map(|l| l["file"].as_str().unwrap().to_string())
+        .collect()
 }
 
 fn stderr(o: &Output) -> String {
@@ -34,6 +55,9 @@ fn misunderstandings_exit_with_2() {
     let dir = tempfile::tempdir().unwrap();
     for (line, said) in [
         ("calibrate --bits 9", "1 to 8 or 16"),
+        ("eval --engine float", "sim"),
+        ("bench --seconds 0", "seconds"),
+        ("bench --threads 0", "1..=1024"),
         ("calibrate --method brcq", "lbtorch"),
         ("train --arch vgg", "resnet20-wide"),
         ("train --shortcut c", "1×1 convolution"),
@@ -48,11 +72,7 @@ fn misunderstandings_exit_with_2() {
 fn the_built_in_network_is_calibrated_and_evaluated() {
     let dir = tempfile::tempdir().unwrap();
     let o = lb(dir.path(), "calibrate --bits 4,w2a8 --samples 32 --json");
-    assert!(o.status.success(), "{}", stderr(&o));
-    let lines: Vec<serde_json::Value> = String::from_utf8_lossy(&o.stdout)
-        .lines()
-        .map(|l| serde_json::from_str(l).unwrap())
-        .collect();
+    let lines = json_lines(&o);
     assert_eq!(lines.len(), 2);
     assert_eq!(lines[0]["widths"], "W4A4, edge layers W8A8");
     let file = dir.path().join(lines[0]["file"].as_str().unwrap());
@@ -67,9 +87,8 @@ fn the_built_in_network_is_calibrated_and_evaluated() {
     assert_eq!(std::fs::read(&twin).unwrap(), std::fs::read(&file).unwrap());
 
     let o = lb(dir.path(), &format!("eval {} --json", twin.display()));
-    assert!(o.status.success(), "{}", stderr(&o));
-    let row: serde_json::Value = serde_json::from_slice(&o.stdout).unwrap();
-    assert_eq!(row["arithmetic"], "simulated");
+    let row = &json_lines(&o)[0];
+    assert_eq!(row["arithmetic"], "integer");
     assert_eq!(row["metrics"]["total"], 2000);
     let accuracy = row["metrics"]["accuracy"].as_f64().unwrap();
     assert!(accuracy > 0.9, "{accuracy}");
@@ -84,6 +103,138 @@ fn the_built_in_network_is_calibrated_and_evaluated() {
         e.contains(&twin.display().to_string()) && e.contains("checksum"),
         "{e}"
     );
+}
+
+#[test]
+fn packed_files_are_evaluated_in_integers_and_simulated_on_request() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = &calibrated(dir.path(), "--bits 4")[0];
+    let eval = |rest: &str| lb(dir.path(), &format!("eval {file} --json {rest}"));
+    let integer = &json_lines(&eval("--threads 2"))[0];
+    assert_eq!(integer["arithmetic"], "integer");
+    assert_eq!(integer["threads"], 2);
+    assert!(!integer["kernel"].as_str().unwrap().is_empty());
+    let simulated = &json_lines(&eval("--engine sim"))[0];
+    assert_eq!(simulated["arithmetic"], "simulated");
+    assert!(simulated["kernel"].is_null() && simulated["threads"].is_null());
+    let right = |row: &serde_json::Value| row["metrics"]["correct"].as_i64().unwrap();
+    // A tenth of a point of 2,000 images.
+    assert!((right(integer) - right(simulated)).abs() <= 2);
+
+    let forced = [("LB_KERNEL", "scalar")];
+    let o = lb_with(dir.path(), &format!("eval {file} --json"), &forced);
+    let scalar = &json_lines(&o)[0];
+    assert_eq!(scalar["kernel"], "scalar");
+    assert_eq!(scalar["metrics"], integer["metrics"]);
+    let unknown = [("LB_KERNEL", "abacus")];
+    for line in ["eval", "inspect", "bench --no-float"] {
+        let o = lb_with(dir.path(), &format!("{line} {file}"), &unknown);
+        assert_eq!(o.status.code(), Some(1), "{line}");
+        let e = stderr(&o);
+        assert!(e.contains("abacus") && e.contains("scalar"), "{line}: {e}");
+    }
+}
+
+#[test]
+fn what_integers_cannot_run_is_simulated_and_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = &calibrated(dir.path(), "--bits 8 --method lbtorch")[0];
+    let o = lb(dir.path(), &format!("eval {file} --json"));
+    assert_eq!(json_lines(&o)[0]["arithmetic"], "simulated");
+    let e = stderr(&o);
+    assert!(e.contains("note: ") && e.contains("simulated"), "{e}");
+
+    let o = lb(dir.path(), &format!("eval {file} --engine int"));
+    assert_eq!(o.status.code(), Some(1));
+    let e = stderr(&o);
+    assert!(e.contains(file) && e.contains("--engine sim"), "{e}");
+
+    let o = lb(dir.path(), &format!("bench {file} --no-float"));
+    assert_eq!(o.status.code(), Some(1));
+    let e = stderr(&o);
+    assert!(e.contains(file) && e.contains("nothing to measure"), "{e}");
+
+    let o = lb(dir.path(), &format!("inspect {file}"));
+    assert!(o.status.success(), "{}", stderr(&o));
+    let said = String::from_utf8_lossy(&o.stdout);
+    assert!(said.contains("does not run"), "{said}");
+}
+
+#[test]
+fn bench_gives_a_line_for_every_cell() {
+    let dir = tempfile::tempdir().unwrap();
+    let files = calibrated(dir.path(), "--bits 4,8");
+    let line = format!(
+        "bench {} runs/demo/quantized/none.lbq --no-float",
+        files.join(" ")
+    );
+    let o = lb(dir.path(), &line);
+    assert!(stderr(&o).contains("none.lbq"), "{}", stderr(&o));
+
+    let line = "--batch 1,3 --threads 1,2 --seconds 0.001 --layers --json";
+    let lines = json_lines(&lb(dir.path(), &format!("bench {line}")));
+    let (layers, cells): (Vec<_>, Vec<_>) = lines.iter().partition(|l| l.get("layer").is_some());
+    // Two files at 2 × 2 settings, and float at each batch.
+    assert_eq!(cells.len(), 2 * 4 + 2);
+    for c in &cells {
+        for key in ["network", "widths", "kernel", "data", "cpu", "version"] {
+            assert!(!c[key].as_str().unwrap().is_empty(), "{key}: {c}");
+        }
+        let number = |key: &str| c[key].as_f64().unwrap();
+        let (least, most) = (number("images_per_s_min"), number("images_per_s_max"));
+        let rate = number("images_per_s");
+        assert!(0.0 < least && least <= rate && rate <= most, "{c}");
+        assert!(number("ms") > 0.0 && number("rounds") >= 3.0, "{c}");
+    }
+    let of = |arithmetic: &str| {
+        cells
+            .iter()
+            .filter(|c| c["arithmetic"] == arithmetic)
+            .count()
+    };
+    assert_eq!((of("integer"), of("float")), (8, 2));
+    let streams = |batch: usize, threads: usize| {
+        let at = |c: &&&serde_json::Value| c["batch"] == batch && c["threads"] == threads;
+        let mut found = cells
+            .iter()
+            .filter(at)
+            .filter(|c| c["arithmetic"] == "integer");
+        found.next().unwrap()["streams"].as_u64().unwrap()
+    };
+    // One image is never split: single ones take turns on sessions side by side.
+    assert_eq!((streams(1, 1), streams(1, 2), streams(3, 2)), (1, 2, 1));
+
+    let shares: f64 = layers.iter().map(|l| l["share"].as_f64().unwrap()).sum();
+    assert!((shares - 2.0).abs() < 1e-6, "{shares}");
+    let stem = layers.iter().find(|l| l["layer"] == "stem").unwrap();
+    assert_eq!(stem["output"], "16×32×32");
+    assert!(stem["gmac_per_s"].as_f64().unwrap() > 0.0);
+}
+
+#[test]
+fn inspect_prints_the_graph_and_the_kernels() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = &calibrated(dir.path(), "--bits w2a4 --residual-bits 8")[0];
+    let forced = [("LB_KERNEL", "scalar")];
+    let o = lb_with(dir.path(), &format!("inspect {file}"), &forced);
+    assert!(o.status.success(), "{}", stderr(&o));
+    let said = String::from_utf8_lossy(&o.stdout);
+    let row = |operation: &str| -> Vec<&str> {
+        let line = said.lines().find(|l| l.contains(operation));
+        let line = line.unwrap_or_else(|| panic!("no {operation} in {said}"));
+        line.split('|').map(str::trim).collect()
+    };
+    assert_eq!(
+        row("convolution blocks.0.conv1")[4..7],
+        ["16×32×32", "real", "scalar"]
+    );
+    assert_eq!(
+        row("activation blocks.0.input")[4..7],
+        ["16×32×32", "4", ""]
+    );
+    assert_eq!(row("activation stem_act")[5], "8");
+    assert_eq!(row("shortcut, stride 2, 64 channels")[4], "64×8×8");
+    assert_eq!(row("linear linear")[4], "10×1×1");
 }
 
 #[cfg(unix)]

@@ -52,14 +52,15 @@ pub fn layers(
             if seen == Seen::Layer {
                 expected.insert(name.into(), y.clone());
             }
+            y
         });
         quantized.forward_traced(x, &mut |seen, name, y| {
-            if seen != Seen::Layer {
-                return;
-            }
-            if let Some(e) = expected.remove(name) {
+            if seen == Seen::Layer
+                && let Some(e) = expected.remove(name)
+            {
                 output.entry(name.into()).or_default().add(e, y.clone());
             }
+            y
         });
     }
     let mut weights = HashMap::new();

@@ -77,7 +77,7 @@ fn random_networks_give_the_same_codes() {
         });
         for options in cases {
             let what = format!("resnet8 {shortcut}, {options}");
-            let found = compare(&observed.pack(&options), &set);
+            let found = compare(&observed.pack(&options), &set, 48);
             found.print(&what);
             found.assert_ties(&what);
             assert_eq!(found.same_class, found.images, "{what}");
@@ -91,15 +91,15 @@ fn some(set: &ImageSet, default: usize) -> ImageSet {
     set.subset(&set.sample_indices(n.min(set.len()), 0))
 }
 
-/// Compares `network` at `widths`: the same class for 99.9 % of the images, accuracy within 0.1
-/// point. Where a thousandth of the images is none, one may differ.
-fn assert_same(what: &str, network: &Observed, widths: &[&str], set: &ImageSet) {
-    let few = |n: u64| (n / 1000).max(1);
+/// Compares `network` at `widths`. Of a thousand images `most` may get another class, and as many
+/// more or fewer may be right; where `most` thousandths of the images are none, one.
+fn assert_same(what: &str, network: &Observed, widths: &[&str], set: &ImageSet, most: u64) {
+    let few = |n: u64| (n * most / 1000).max(1);
     let (mut images, mut other_class) = (0, 0);
     for bits in widths {
         let options = options(bits);
         let what = format!("{what}, {options}");
-        let found = compare(&network.pack(&options), set);
+        let found = compare(&network.pack(&options), set, 64);
         found.print(&what);
         found.assert_ties(&what);
         let differing = found.images - found.same_class;
@@ -112,7 +112,7 @@ fn assert_same(what: &str, network: &Observed, widths: &[&str], set: &ImageSet) 
     assert!(other_class <= few(images), "{what}: {other_class} differ");
 }
 
-fn on_clean_images(test: &str, arch: &str, file: &str, default: usize) {
+fn on_clean_images(test: &str, arch: &str, file: &str, default: usize, most: u64) {
     let Some(float) = import(test, arch, file) else {
         return;
     };
@@ -121,7 +121,7 @@ fn on_clean_images(test: &str, arch: &str, file: &str, default: usize) {
     };
     let observed = Observed::new(float, &train.subset(&train.sample_indices(256, 0)));
     let what = format!("{arch}, clean");
-    assert_same(&what, &observed, &WIDTHS, &some(&set, default));
+    assert_same(&what, &observed, &WIDTHS, &some(&set, default), most);
 }
 
 #[test]
@@ -131,9 +131,13 @@ fn resnet20_on_clean_images() {
         "resnet20",
         "resnet20-12fca82f.th",
         509,
+        1,
     );
 }
 
+/// A difference that one code makes in an early layer grows through 54 more, most of all at few
+/// bits. It does so in the simulation alone as well: on Burn's backends flex and ndarray, which add
+/// in different orders, it gives 5 of the 509 images another class at W3A3.
 #[test]
 fn resnet56_on_clean_images() {
     on_clean_images(
@@ -141,6 +145,7 @@ fn resnet56_on_clean_images() {
         "resnet56",
         "resnet56-4bfd9763.th",
         128,
+        10,
     );
 }
 
@@ -157,5 +162,5 @@ fn resnet20_on_jpeg_images() {
     // Test images without their labels: what is compared here is arithmetic, not accuracy.
     let observed = Observed::new(float, &all.subset(&all.sample_indices(256, 1)));
     let set = some(&all, 2_000);
-    assert_same("resnet20, JPEG", &observed, &["8", "4", "2"], &set);
+    assert_same("resnet20, JPEG", &observed, &["8", "4", "2"], &set, 2);
 }

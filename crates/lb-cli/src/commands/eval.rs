@@ -49,7 +49,7 @@ fn json(s: &Subject, source: &DataSource, set: &ImageSet, e: &Evaluation) -> ser
     let c = &e.confusion;
     serde_json::json!({
         "network": s.name(), "widths": s.widths(), "arithmetic": e.arithmetic.name(),
-        "kernel": kernel, "threads": threads,
+        "kernel": kernel.map(|k| k.join(", ")), "threads": threads,
         "bytes": s.bytes(), "data": set.source(), "source": source.describe(),
         "metrics": c.metrics(), "classes": set.class_names(), "per_class": c.per_class(),
     })

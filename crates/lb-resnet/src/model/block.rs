@@ -38,17 +38,13 @@ pub struct Block<C: Module, A: Module> {
 
 /// Applies an activation and shows what goes in and what comes out.
 pub(crate) fn act<A: Act>(act: &A, name: &str, x: Tensor<4>, trace: Trace) -> Tensor<4> {
-    trace(Seen::ActInput, name, &x);
-    let y = act.forward(x);
-    trace(Seen::ActOutput, name, &y);
-    y
+    let x = trace(Seen::ActInput, name, x);
+    trace(Seen::ActOutput, name, act.forward(x))
 }
 
 /// Applies a convolution and shows what comes out.
 pub(crate) fn conv<C: Conv>(conv: &C, name: &str, x: Tensor<4>, trace: Trace) -> Tensor<4> {
-    let y = conv.forward(x);
-    trace(Seen::Layer, name, &y);
-    y
+    trace(Seen::Layer, name, conv.forward(x))
 }
 
 impl<C: Conv, A: Act> Block<C, A> {

@@ -117,11 +117,12 @@ impl<C: Conv, A: Act, L: Dense> ResNet<C, A, L> {
     /// - `x`: `[N, 3, 32, 32]`
     /// - output: `[N, classes]`
     pub fn forward(&self, x: Tensor<4>) -> Tensor<2> {
-        self.forward_traced(x, &mut |_, _, _| {})
+        self.forward_traced(x, &mut |_, _, x| x)
     }
 
     /// As [`forward`](Self::forward), showing `trace` every layer's output, and every activation's
-    /// input and output; the logits as [`Seen::Layer`] `linear`, `[N, classes, 1, 1]`.
+    /// input and output; the logits as [`Seen::Layer`] `linear`, `[N, classes, 1, 1]`. The network
+    /// goes on with what `trace` gives back.
     pub fn forward_traced(&self, x: Tensor<4>, trace: Trace) -> Tensor<2> {
         let x = act(&self.input, "input", x, trace);
         let x = conv(&self.stem, "stem", x, trace);
@@ -132,9 +133,8 @@ impl<C: Conv, A: Act, L: Dense> ResNet<C, A, L> {
         let x = act(&self.pooled, "pooled", x.mean_dim(3).mean_dim(2), trace);
         let logits = self.linear.forward(x.flatten(1, 3));
         let [n, classes] = logits.dims();
-        let seen = logits.clone().reshape([n, classes, 1, 1]);
-        trace(Seen::Layer, "linear", &seen);
-        logits
+        let logits = logits.reshape([n, classes, 1, 1]);
+        trace(Seen::Layer, "linear", logits).flatten(1, 3)
     }
 
     /// The same topology with every part turned by `r`, in order of execution.

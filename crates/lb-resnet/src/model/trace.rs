@@ -13,6 +13,6 @@ pub enum Seen {
     ActOutput,
 }
 
-/// Receives a value's kind, the path of its layer or activation, and the value,
-/// `[N, C, H, W]`. Shown by reference: looking copies nothing.
-pub type Trace<'a> = &'a mut dyn FnMut(Seen, &str, &Tensor<4>);
+/// Receives a value's kind, the path of its layer or activation, and the value `[N, C, H, W]`;
+/// gives the value that the network goes on with, which is the same one for who only looks.
+pub type Trace<'a> = &'a mut dyn FnMut(Seen, &str, Tensor<4>) -> Tensor<4>;

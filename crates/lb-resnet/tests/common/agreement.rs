@@ -1,20 +1,24 @@
 //! Engine against simulation, image by image, activation by activation, code by code.
 //!
-//! Both compute the same real numbers; the simulation in `f32`, with a rounding error in every
+//! Both compute the same real numbers: the simulation in `f32`, with a rounding error in every
 //! sum, the engine in integers. Where such a number lies next to a rounding tie, the two may fall
-//! on different sides. So the first activation of an image at which codes differ must show ties
-//! and nothing else; behind it the two see different inputs, and differences are only counted.
+//! on different sides; from there on they see different inputs, and the difference spreads. So
+//! there are two comparisons:
+//!
+//! - place by place: the simulation is given the engine's codes at every activation. What differs
+//!   then is this place's doing, and must be ties and nothing else;
+//! - from pixels to classes: each goes its own way, and differences are counted.
 
 use std::sync::Arc;
 
-use burn::tensor::{Device, Tensor};
+use burn::tensor::{Device, Tensor, TensorData};
 use lb_data::ImageSet;
 use lb_engine::{Plan, Session, SessionOptions};
 use lb_format::{Activation, Affine, CodeRange, QuantizedNetwork};
 use lb_resnet::batch::{images, spans};
 use lb_resnet::checkpoint::normalization;
 use lb_resnet::eval::top1;
-use lb_resnet::model::Seen;
+use lb_resnet::model::{QuantNet, Seen};
 use lb_resnet::ptq;
 
 /// Images that are compared at once: every activation of each is kept.
@@ -25,19 +29,26 @@ const BATCH: usize = 16;
 pub struct Place {
     /// Its name.
     pub activation: String,
-    /// Codes compared.
-    pub codes: u64,
-    /// Codes that differ.
-    pub differing: u64,
-    /// Largest difference.
-    pub largest: u32,
-    /// Images whose first difference is here.
-    pub first: u64,
-    /// Of these, the largest distance from a tie, in codes.
+    /// Place by place.
+    pub alone: Count,
+    /// Of the codes that differ there, the largest distance from a tie, in codes.
     pub from_tie: f32,
+    /// From pixels to classes.
+    pub free: Count,
     relu: bool,
     affine: Affine,
     range: CodeRange,
+}
+
+/// Codes that were compared.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Count {
+    /// All.
+    pub codes: u64,
+    /// Those that differ.
+    pub differing: u64,
+    /// Largest difference.
+    pub largest: u32,
 }
 
 /// What comparing a network showed.
@@ -55,8 +66,8 @@ pub struct Agreement {
     pub kernels: Vec<&'static str>,
 }
 
-/// Runs `packed` both ways on all of `set`.
-pub fn compare(packed: &QuantizedNetwork, set: &ImageSet) -> Agreement {
+/// Runs `packed` both ways on all of `set`, and place by place on the first `alone` images.
+pub fn compare(packed: &QuantizedNetwork, set: &ImageSet, alone: usize) -> Agreement {
     let device = Device::flex();
     let net = ptq::unpack(packed, &device).unwrap();
     let plan = Arc::new(Plan::new(packed).unwrap());
@@ -69,44 +80,34 @@ pub fn compare(packed: &QuantizedNetwork, set: &ImageSet) -> Agreement {
         right: [0; 2],
         kernels: plan.kernels(),
     };
+    let classes = packed.info.classes.len();
     for (from, n) in spans(set.len(), BATCH) {
-        // Of every place, the activation's input and output for the whole batch.
-        let mut simulated = vec![[Vec::new(), Vec::new()]; found.places.len()];
-        let x = images(set, from, n, &normalization(&packed.info), &device);
-        let logits = net.forward_traced(x, &mut |seen, name, y| {
-            let place = found.places.iter().position(|p| p.activation == name);
-            let Some(place) = place else { return };
-            let side = match seen {
-                Seen::Layer => return,
-                Seen::ActInput => 0,
-                Seen::ActOutput => 1,
-            };
-            simulated[place][side] = y.clone().try_into_vec_as::<f32>().unwrap();
-        });
-        let classes = packed.info.classes.len();
-        let mut seen_logits = Vec::with_capacity(n * classes);
-        // Whether an earlier place of the image differed.
-        let mut differed = vec![false; n];
         let pixels = &set.pixels()[from * set.image_bytes()..][..n * set.image_bytes()];
+        // Of every place, the engine's codes of the whole batch, from the smallest one on.
+        let mut codes = vec![Vec::new(); found.places.len()];
+        let mut logits = Vec::with_capacity(n * classes);
         session
-            .trace(pixels, n, &mut |step, image, codes| {
-                if step + 1 == steps.len() {
-                    seen_logits.extend_from_slice(codes);
-                }
+            .trace(pixels, n, &mut |step, _, values| {
                 if let Some(place) = steps[step] {
-                    let part = |side: usize| &simulated[place][side][image * codes.len()..];
-                    let same = found.places[place].add(part(0), part(1), codes, differed[image]);
-                    differed[image] |= !same;
+                    codes[place].extend_from_slice(values);
+                }
+                if step + 1 == steps.len() {
+                    logits.extend_from_slice(values);
                 }
             })
             .unwrap();
         if from == 0 {
             let output = session.run(pixels, n).unwrap();
-            assert_eq!(output.logits(), seen_logits, "a trace shows what runs");
+            assert_eq!(output.logits(), logits, "a trace shows what runs");
         }
-        let engine = Tensor::<1>::from_data(seen_logits.as_slice(), &device);
-        let both = [logits, engine.reshape([n, classes])].map(|l| top1(l).unwrap());
-        for (i, (&s, &e)) in both[0].iter().zip(&both[1]).enumerate() {
+        let x = images(set, from, n, &normalization(&packed.info), &device);
+        if from < alone {
+            found.place_by_place(&net, x.clone(), &codes);
+        }
+        let engine = Tensor::<1>::from_data(logits.as_slice(), &device).reshape([n, classes]);
+        let simulated = found.free(&net, x, &codes);
+        let [simulated, engine] = [simulated, engine].map(|l| top1(l).unwrap());
+        for (i, (&s, &e)) in simulated.iter().zip(&engine).enumerate() {
             let truth = usize::from(set.label(from + i));
             found.same_class += u64::from(s == e);
             found.right[0] += u64::from(s == truth);
@@ -122,20 +123,16 @@ fn steps(plan: &Plan, packed: &QuantizedNetwork) -> Vec<Option<usize>> {
     let names: Vec<&str> = (packed.activations.iter().filter(makes_codes))
         .map(|a| a.name.as_str())
         .collect();
+    // Block inputs of another width, in order.
+    let mut requantized = names.iter().filter(|n| n.ends_with(".input"));
     let mut next = 0;
-    let mut requantized = 0;
     let layers = plan.layers();
     let steps = layers.iter().map(|l| {
         let name = match l.name.as_str() {
             "image" => "input".to_string(),
             "average pool" => "pooled".to_string(),
             "stem" => "stem_act".to_string(),
-            // Block inputs of another width, in order.
-            "requantize" => {
-                let inputs = names.iter().filter(|n| n.ends_with(".input"));
-                requantized += 1;
-                inputs.skip(requantized - 1).next().unwrap().to_string()
-            }
+            "requantize" => requantized.next()?.to_string(),
             name => name.replace(".conv", ".act"),
         };
         let place = names.iter().position(|n| *n == name)?;
@@ -148,63 +145,56 @@ fn steps(plan: &Plan, packed: &QuantizedNetwork) -> Vec<Option<usize>> {
     steps
 }
 
-impl Place {
-    fn new(a: &Activation) -> Option<Self> {
-        let q = a.qparams.as_ref()?;
-        Some(Self {
-            activation: a.name.clone(),
-            codes: 0,
-            differing: 0,
-            largest: 0,
-            first: 0,
-            from_tie: 0.0,
-            relu: a.relu,
-            affine: q.channel(0),
-            range: q.range(),
+impl Agreement {
+    /// Runs the simulation on the engine's codes.
+    fn place_by_place(&mut self, net: &QuantNet, x: Tensor<4>, codes: &[Vec<f32>]) {
+        let mut given = Vec::new();
+        net.forward_traced(x, &mut |seen, name, y| {
+            let Some(place) = self.position(seen, name) else {
+                return y;
+            };
+            let (p, codes) = (&mut self.places[place], &codes[place]);
+            if seen == Seen::ActInput {
+                given = host(&y);
+                return y;
+            }
+            p.add_alone(&given, &host(&y), codes);
+            let real = codes
+                .iter()
+                .map(|&c| p.affine.dequantize(c as i32 + p.range.lo));
+            let data = TensorData::new(real.collect(), y.dims());
+            Tensor::from_data(data, &y.device())
+        });
+    }
+
+    /// Runs the simulation its own way; its logits.
+    fn free(&mut self, net: &QuantNet, x: Tensor<4>, codes: &[Vec<f32>]) -> Tensor<2> {
+        net.forward_traced(x, &mut |seen, name, y| {
+            if let (Seen::ActOutput, Some(place)) = (seen, self.position(seen, name)) {
+                self.places[place].add_free(&host(&y), &codes[place]);
+            }
+            y
         })
     }
 
-    /// Compares one image; `true` if all codes are the same.
-    fn add(&mut self, given: &[f32], made: &[f32], engine: &[f32], differed: bool) -> bool {
-        let before = self.differing;
-        for ((&given, &made), &code) in given.iter().zip(made).zip(engine) {
-            let simulated = self.affine.quantize(made, self.range) - self.range.lo;
-            let apart = simulated.abs_diff(code as i32);
-            if apart == 0 {
-                continue;
-            }
-            self.differing += 1;
-            self.largest = self.largest.max(apart);
-            if !differed {
-                let given = if self.relu { given.max(0.0) } else { given };
-                let steps = given / self.affine.scale;
-                self.from_tie = self.from_tie.max((steps - steps.floor() - 0.5).abs());
-                assert_eq!(apart, 1, "{}: {given}", self.activation);
-            }
-        }
-        self.codes += engine.len() as u64;
-        let same = self.differing == before;
-        self.first += u64::from(!same && !differed);
-        same
+    /// Index of the place, if `name` is one.
+    fn position(&self, seen: Seen, name: &str) -> Option<usize> {
+        let is_act = seen != Seen::Layer;
+        let mut names = self.places.iter().map(|p| &p.activation);
+        names.position(|n| n == name).filter(|_| is_act)
     }
 
-    /// The largest distance from a tie, in codes, that `f32` sums explain: rounding errors grow
-    /// with the values, which reach `steps` codes.
-    pub fn tolerance(&self) -> f32 {
-        1e-3_f32.max(self.range.steps() as f32 * 1e-6)
-    }
-}
-
-impl Agreement {
-    /// Codes that differ over codes compared.
+    /// Codes that differ over codes compared, from pixels to classes.
     pub fn fraction(&self) -> f64 {
         let sum = |f: fn(&Place) -> u64| self.places.iter().map(f).sum::<u64>();
-        sum(|p| p.differing) as f64 / sum(|p| p.codes) as f64
+        sum(|p| p.free.differing) as f64 / sum(|p| p.free.codes) as f64
     }
 
-    /// Fails unless every image's first differences are ties.
+    /// Fails if a place differs, but at a tie.
     pub fn assert_ties(&self, what: &str) {
         for p in &self.places {
+            assert!(p.alone.codes > 0, "{what}: {p:?}");
+            assert!(p.alone.largest <= 1, "{what}: {p:?}");
             assert!(p.from_tie <= p.tolerance(), "{what}: {p:?}");
         }
     }
@@ -220,11 +210,74 @@ impl Agreement {
             self.fraction(),
             self.kernels.join(", "),
         );
-        for p in self.places.iter().filter(|p| p.differing > 0) {
+        for p in self.places.iter().filter(|p| p.free.differing > 0) {
             println!(
-                "  {:16} {:9} of {:10} codes differ, by at most {:3}; first in {:5} images, {:.1e} from a tie",
-                p.activation, p.differing, p.codes, p.largest, p.first, p.from_tie
+                "  {:16} {:8} of {:9} codes differ, by at most {:3}; alone {:5} of {:9}, {:.1e} from a tie",
+                p.activation,
+                p.free.differing,
+                p.free.codes,
+                p.free.largest,
+                p.alone.differing,
+                p.alone.codes,
+                p.from_tie
             );
         }
     }
+}
+
+impl Place {
+    fn new(a: &Activation) -> Option<Self> {
+        let q = a.qparams.as_ref()?;
+        Some(Self {
+            activation: a.name.clone(),
+            alone: Count::default(),
+            from_tie: 0.0,
+            free: Count::default(),
+            relu: a.relu,
+            affine: q.channel(0),
+            range: q.range(),
+        })
+    }
+
+    /// Codes between the simulation's, which stands for `real`, and the engine's.
+    fn apart(&self, real: f32, code: f32) -> u32 {
+        let simulated = self.affine.quantize(real, self.range) - self.range.lo;
+        simulated.abs_diff(code as i32)
+    }
+
+    fn add_alone(&mut self, given: &[f32], made: &[f32], codes: &[f32]) {
+        for ((&given, &made), &code) in given.iter().zip(made).zip(codes) {
+            let apart = self.apart(made, code);
+            self.alone.add(apart);
+            if apart > 0 {
+                let given = if self.relu { given.max(0.0) } else { given };
+                let steps = given / self.affine.scale;
+                self.from_tie = self.from_tie.max((steps - steps.floor() - 0.5).abs());
+            }
+        }
+    }
+
+    fn add_free(&mut self, made: &[f32], codes: &[f32]) {
+        for (&made, &code) in made.iter().zip(codes) {
+            self.free.add(self.apart(made, code));
+        }
+    }
+
+    /// The largest distance from a tie, in codes, that `f32` sums explain: rounding errors grow
+    /// with the values, which reach `steps` codes.
+    pub fn tolerance(&self) -> f32 {
+        1e-3_f32.max(self.range.steps() as f32 * 1e-6)
+    }
+}
+
+impl Count {
+    fn add(&mut self, apart: u32) {
+        self.codes += 1;
+        self.differing += u64::from(apart > 0);
+        self.largest = self.largest.max(apart);
+    }
+}
+
+fn host(y: &Tensor<4>) -> Vec<f32> {
+    y.clone().try_into_vec_as().unwrap()
 }
