@@ -102,16 +102,16 @@ impl CodeTable {
     pub fn run(&self, from: (&Plane, Values), to: (&Plane, ValuesMut)) {
         match (from.1, to.1) {
             (Values::U8(x), ValuesMut::U8(y)) => {
-                self.rows(from.0, x, to.0, y, |x| usize::from(x), |c| c as u8);
+                self.rows(from.0, x, to.0, y, usize::from, |c| c as u8);
             }
             (Values::U8(x), ValuesMut::U16(y)) => {
-                self.rows(from.0, x, to.0, y, |x| usize::from(x), |c| c);
+                self.rows(from.0, x, to.0, y, usize::from, |c| c);
             }
             (Values::U16(x), ValuesMut::U8(y)) => {
-                self.rows(from.0, x, to.0, y, |x| usize::from(x), |c| c as u8);
+                self.rows(from.0, x, to.0, y, usize::from, |c| c as u8);
             }
             (Values::U16(x), ValuesMut::U16(y)) => {
-                self.rows(from.0, x, to.0, y, |x| usize::from(x), |c| c);
+                self.rows(from.0, x, to.0, y, usize::from, |c| c);
             }
             _ => unreachable!("a table maps codes"),
         }
