@@ -49,7 +49,7 @@ impl Buffer {
         }
     }
 
-    const fn bytes_each(kind: Kind) -> usize {
+    const fn bytes_each(kind: Kind) -> u64 {
         match kind {
             Kind::U8 => 1,
             Kind::U16 => 2,
@@ -57,9 +57,12 @@ impl Buffer {
         }
     }
 
-    /// Bytes that [`new`](Self::new) takes.
-    pub const fn size(plane: &Plane, kind: Kind, images: usize) -> usize {
-        (plane.len() * images + TAIL) * Self::bytes_each(kind)
+    /// Bytes that [`new`](Self::new) takes; in 64 bits, so that it is known on any machine whether
+    /// they are too many.
+    pub const fn size(plane: &Plane, kind: Kind, images: usize) -> u64 {
+        let border = 2 * plane.border as u64;
+        let pixels = (plane.height as u64 + border) * (plane.width as u64 + border);
+        (pixels * plane.stride as u64 * images as u64 + TAIL as u64) * Self::bytes_each(kind)
     }
 
     /// The values of image `i` and everything behind them.

@@ -1,6 +1,8 @@
 //! A network made ready to run: weights packed, kernels chosen, memory laid out. Made once, shared
 //! by any number of sessions.
 
+use std::collections::HashSet;
+
 use lb_format::QuantizedNetwork;
 use lb_format::graph::Shape;
 
@@ -13,8 +15,13 @@ use crate::kernel::{self, Kernel, Run, window_sum};
 use crate::plane::Plane;
 use crate::simple::{CodeTable, ImageTable, Pool};
 
-/// Most bytes that one session may take.
-pub const MAX_MEMORY: usize = 1 << 31;
+/// Most bytes that a plan may take for its layers, and most that a thread of a session may take for
+/// values.
+pub const MAX_MEMORY: u64 = 1 << 31;
+
+/// Most bytes of a plan that do not grow with the file: tables, and the weights of a layer when
+/// more than one operation runs it. A file of some kilobytes could ask for thousands of each.
+pub const MAX_REPEATED: u64 = 1 << 25;
 
 /// Weights beyond which a layer's are loaded once for several images instead of once an image: half
 /// of a usual second-level cache.
@@ -33,6 +40,7 @@ pub struct Plan {
     pub(crate) sums: usize,
     pub(crate) pixels: usize,
     pub(crate) scratch: usize,
+    memory: u64,
     input: Shape,
     classes: Vec<String>,
     widths: String,
@@ -109,22 +117,34 @@ impl Plan {
             sums: 0,
             pixels: 0,
             scratch: 0,
+            memory: 0,
             input: network.graph.input,
             classes: network.info.classes.clone(),
             widths: network.recipe.widths.clone(),
         };
+        let (layers, repeated) = held(&fused, &values);
+        within(layers, "layers", MAX_MEMORY)?;
+        within(repeated, "tables and repeated layers", MAX_REPEATED)?;
+        within(plan.session_memory(), "values", MAX_MEMORY)?;
         for f in &fused {
             let step = plan.step(network, f, &values, kernels)?;
             plan.steps.push(step);
         }
-        let memory: usize = (plan.assignment.buffers.iter())
-            .map(|(plane, kind)| Buffer::size(plane, *kind, plan.group))
-            .sum();
-        if memory > MAX_MEMORY {
-            let reason = format!("it takes {memory} bytes a session, at most {MAX_MEMORY}");
-            return Err(EngineError::unsupported("graph", reason));
-        }
+        // Again: now kernels have said what they want.
+        plan.memory = plan.session_memory();
+        within(plan.memory, "values", MAX_MEMORY)?;
         Ok(plan)
+    }
+
+    /// Bytes that a session takes for each of its threads.
+    pub fn memory(&self) -> u64 {
+        self.memory
+    }
+
+    fn session_memory(&self) -> u64 {
+        let buffers = (self.assignment.buffers.iter())
+            .map(|(plane, kind)| Buffer::size(plane, *kind, self.group));
+        buffers.sum::<u64>() + 4 * (self.sums + self.pixels) as u64 + 2 * self.scratch as u64
     }
 
     /// Size of an image.
@@ -271,6 +291,38 @@ impl Plan {
             kernel: kernel.name(),
         })
     }
+}
+
+/// Bytes that a plan holds for `fused`: for layers (integer weights, and a kernel's packing of
+/// them), and for tables and the further operations of a layer.
+fn held(fused: &[Fused], values: &[Value]) -> (u64, u64) {
+    let mut seen = HashSet::new();
+    let (mut layers, mut repeated) = (0, 0);
+    for f in fused {
+        match f {
+            Fused::Conv { layer, .. } => {
+                let weights: u64 = layer.weight.shape().iter().map(|&n| n as u64).product();
+                match seen.insert(&layer.name) {
+                    true => layers += 8 * weights,
+                    false => repeated += 8 * weights,
+                }
+            }
+            Fused::Table { input, .. } => {
+                let codes = values[*input].params.as_ref();
+                repeated += codes.map_or(0, |q| 2 * u64::from(q.bits.levels()));
+            }
+            _ => {}
+        }
+    }
+    (layers, repeated)
+}
+
+fn within(bytes: u64, what: &str, most: u64) -> Result<(), EngineError> {
+    if bytes > most {
+        let reason = format!("it takes {bytes} bytes for {what}, at most {most}");
+        return Err(EngineError::unsupported("graph", reason));
+    }
+    Ok(())
 }
 
 fn layout(value: &Value) -> (Plane, Kind) {
