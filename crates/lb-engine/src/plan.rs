@@ -23,6 +23,9 @@ pub const MAX_MEMORY: u64 = 1 << 31;
 /// more than one operation runs it. A file of some kilobytes could ask for thousands of each.
 pub const MAX_REPEATED: u64 = 1 << 25;
 
+/// Real values between operations stay below this, so that no sum of theirs leaves `f32`.
+const MAX_REAL: f64 = 1e37;
+
 /// Weights beyond which a layer's are loaded once for several images instead of once an image: half
 /// of a usual second-level cache.
 const RESIDENT_WEIGHTS: usize = 512 << 10;
@@ -41,6 +44,8 @@ pub struct Plan {
     pub(crate) pixels: usize,
     pub(crate) scratch: usize,
     memory: u64,
+    /// Of every value that has been written, the largest magnitude of what is held.
+    largest: Vec<f64>,
     input: Shape,
     classes: Vec<String>,
     widths: String,
@@ -118,6 +123,7 @@ impl Plan {
             pixels: 0,
             scratch: 0,
             memory: 0,
+            largest: vec![0.0; values.len()],
             input: network.graph.input,
             classes: network.info.classes.clone(),
             widths: network.recipe.widths.clone(),
@@ -227,6 +233,12 @@ impl Plan {
             }
             Fused::Pool { relu, input, out } => {
                 let pool = Pool::new(params(input), codes(out), relu);
+                let (plane, kind) = self.values[input];
+                let sum = self.largest[input] * (plane.height * plane.width) as f64;
+                if kind == Kind::F32 && sum > MAX_REAL {
+                    let reason = format!("it sums values that can reach {sum:e}");
+                    return Err(EngineError::unsupported("average pool", reason));
+                }
                 self.scratch = self.scratch.max(4 * self.values[out].0.channels);
                 ("average pool".to_string(), Operation::Pool(pool))
             }
@@ -252,9 +264,22 @@ impl Plan {
                     residual.map(|r| self.values[r]),
                     &epilogue,
                 )?;
+                let largest = conv.largest(residual.map_or(0.0, |r| self.largest[r]));
+                if epilogue.output.is_none() {
+                    if largest > MAX_REAL {
+                        return Err(EngineError::Numeric {
+                            layer: layer.name.clone(),
+                            problem: format!("its output can reach {largest:e}, too large"),
+                        });
+                    }
+                    self.largest[out] = largest;
+                }
                 (layer.name.clone(), self.conv(conv, kernels)?)
             }
         };
+        if let Some(q) = params(fused.out()) {
+            self.largest[fused.out()] = f64::from(q.range().steps());
+        }
         Ok(Step {
             name,
             run,

@@ -15,7 +15,7 @@ use common::compare::compare;
 use lb_engine::plan::MAX_MEMORY;
 use lb_engine::{Plan, Session, SessionOptions};
 use lb_format::graph::Op;
-use lb_format::{FormatError, QuantizedNetwork, file};
+use lb_format::{FormatError, QuantizedNetwork, Weight, file};
 use serde_json::{Value, json};
 
 #[global_allocator]
@@ -540,6 +540,95 @@ fn sessions_beyond_the_limit_are_refused() {
     network.graph.input.width = 5_500_000;
     let e = refused(&network);
     assert!(e.contains("bytes for values"), "{e}");
+}
+
+fn scale_layer(network: &mut QuantizedNetwork, layer: usize, factor: f32) {
+    let Weight::Codes { qparams, .. } = &mut network.layers[layer].weight else {
+        panic!("a float weight")
+    };
+    qparams.affine.iter_mut().for_each(|a| a.scale *= factor);
+}
+
+fn act_scale(network: &mut QuantizedNetwork, act: usize) -> &mut f32 {
+    let qparams = network.activations[act].qparams.as_mut();
+    &mut qparams.expect("codes").affine[0].scale
+}
+
+/// Makes the first layer's output `factor` times as large, and its codes with it.
+fn enlarge(network: &mut QuantizedNetwork, factor: f32) {
+    scale_layer(network, 0, factor);
+    *act_scale(network, 1) *= factor;
+    scale_layer(network, 1, (1.0 / factor).max(1e-30));
+}
+
+/// Real sums of `n` layers with weights of the given size.
+fn sums(n: usize, factor: f32) -> QuantizedNetwork {
+    let mut b = Builder::new(4, 4, 4);
+    let x = b.input(ActSpec::plain(8));
+    let mut sum = b.conv(x, ConvSpec::same(3, 1, 1, WeightSpec::plain(16)));
+    for _ in 0..n {
+        let y = b.op(Op::conv("layer0"), &[x]);
+        sum = b.op(Op::Add, &[y, sum]);
+    }
+    let x = b.activation(sum, true, Some(ActSpec::plain(8)));
+    b.head(x, ActSpec::plain(8), 2, WeightSpec::plain(8));
+    let mut network = b.finish();
+    enlarge(&mut network, factor);
+    network
+}
+
+/// Real values never leave `f32`, however many layers add up; one that could is refused.
+#[test]
+fn sums_beyond_f32_are_refused() {
+    Plan::new(&sums(1, 5e34)).unwrap();
+    Plan::new(&sums(400, 1.0)).unwrap();
+    let e = refused(&sums(400, 5e34));
+    assert!(
+        e.contains("layer `layer0`") && e.contains("too large"),
+        "{e}"
+    );
+    // So is a mean whose sum does.
+    let pooled = |side: usize| {
+        let mut b = Builder::new(side, side, 4);
+        let x = b.input(ActSpec::plain(8));
+        let x = b.conv(x, ConvSpec::same(3, 1, 1, WeightSpec::plain(16)));
+        b.head(x, ActSpec::plain(8), 2, WeightSpec::plain(8));
+        let mut network = b.finish();
+        enlarge(&mut network, 5e34);
+        network
+    };
+    Plan::new(&pooled(2)).unwrap();
+    let e = refused(&pooled(40));
+    assert!(e.contains("average pool"), "{e}");
+}
+
+/// Logits of subnormal factors would be zeros, and every label the first.
+#[test]
+fn factors_that_vanish_are_refused() {
+    let mut network = small(1);
+    let last = network.layers.len() - 1;
+    Plan::new(&network).unwrap();
+    scale_layer(&mut network, last, 1e-34);
+    let pooled = network.activations.len() - 1;
+    *act_scale(&mut network, pooled) = 1e-10;
+    let e = refused(&network);
+    assert!(e.contains("too small"), "{e}");
+    // In front of codes nothing is lost.
+    let mut network = small(1);
+    scale_layer(&mut network, 0, 1e-34);
+    *act_scale(&mut network, 0) = 1e-10;
+    Plan::new(&network).unwrap();
+}
+
+#[test]
+fn codes_that_stand_for_values_beyond_f32_are_refused() {
+    let mut network = small(1);
+    *act_scale(&mut network, 1) = 2e36;
+    let e = refused(&network);
+    assert!(
+        e.contains("activation `act1`") && e.contains("beyond"),
+        "{e}"
+    );
 }
 
 /// Random edits, of `LB_FUZZ_CASES` files: bytes anywhere, and digits and tensor bytes under a
