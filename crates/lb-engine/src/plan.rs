@@ -23,6 +23,10 @@ pub const MAX_MEMORY: u64 = 1 << 31;
 /// more than one operation runs it. A file of some kilobytes could ask for thousands of each.
 pub const MAX_REPEATED: u64 = 1 << 25;
 
+/// Most multiply-accumulates of one image, some ten times those of the largest vision networks: a
+/// file of some kilobytes could ask for days.
+pub const MAX_MACS: u64 = 1 << 40;
+
 /// Real values between operations stay below this, so that no sum of theirs leaves `f32`.
 const MAX_REAL: f64 = 1e37;
 
@@ -135,6 +139,11 @@ impl Plan {
         for f in &fused {
             let step = plan.step(network, f, &values, kernels)?;
             plan.steps.push(step);
+        }
+        let macs: u64 = plan.layers().iter().map(|l| l.macs as u64).sum();
+        if macs > MAX_MACS {
+            let reason = format!("an image takes {macs} multiply-accumulates, at most {MAX_MACS}");
+            return Err(EngineError::unsupported("graph", reason));
         }
         // Again: now kernels have said what they want.
         plan.memory = plan.session_memory();

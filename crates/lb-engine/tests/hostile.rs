@@ -14,8 +14,8 @@ use common::build::{ActSpec, Builder, ConvSpec, Draw, WeightSpec, small};
 use common::compare::compare;
 use lb_engine::plan::MAX_MEMORY;
 use lb_engine::{Plan, Session, SessionOptions};
-use lb_format::graph::Op;
-use lb_format::{FormatError, QuantizedNetwork, Weight, file};
+use lb_format::graph::{Op, Shape};
+use lb_format::{BitWidth, FormatError, PackedTensor, QuantizedNetwork, Weight, file};
 use serde_json::{Value, json};
 
 #[global_allocator]
@@ -540,6 +540,28 @@ fn sessions_beyond_the_limit_are_refused() {
     network.graph.input.width = 5_500_000;
     let e = refused(&network);
     assert!(e.contains("bytes for values"), "{e}");
+}
+
+/// A kernel as large as the image costs its square.
+#[test]
+fn days_of_work_are_refused() {
+    let mut b = Builder::new(1, 1, 1);
+    let x = b.input(ActSpec::plain(8));
+    let x = b.conv(x, ConvSpec::same(1, 1, 1, WeightSpec::plain(8)));
+    let x = b.activation(x, true, Some(ActSpec::plain(8)));
+    let x = b.conv(x, ConvSpec::same(3, 31, 1, WeightSpec::plain(1)));
+    let x = b.activation(x, true, Some(ActSpec::plain(8)));
+    b.head(x, ActSpec::plain(8), 2, WeightSpec::plain(8));
+    let mut network = b.finish();
+    network.graph.input = Shape::new(3, 2000, 2000);
+    let one_bit = BitWidth::new(1).unwrap();
+    let shape = [3, 1, 1000, 1000];
+    let Weight::Codes { codes, .. } = &mut network.layers[1].weight else {
+        panic!("a float weight")
+    };
+    *codes = PackedTensor::pack(&vec![0; 3_000_000], &shape, one_bit, true).unwrap();
+    let e = refused(&network);
+    assert!(e.contains("multiply-accumulates"), "{e}");
 }
 
 fn scale_layer(network: &mut QuantizedNetwork, layer: usize, factor: f32) {
