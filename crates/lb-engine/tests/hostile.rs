@@ -564,6 +564,21 @@ fn days_of_work_are_refused() {
     assert!(e.contains("multiply-accumulates"), "{e}");
 }
 
+/// As many nodes, layers and activations as a file may have: names are looked up often, and that
+/// must not take long.
+#[test]
+fn the_most_nodes_are_planned_in_seconds() {
+    let mut b = Builder::new(1, 1, 1);
+    let mut x = b.input(ActSpec::plain(8));
+    for _ in 0..4990 {
+        x = b.conv(x, ConvSpec::same(3, 1, 1, WeightSpec::plain(8)));
+        x = b.activation(x, true, Some(ActSpec::plain(8)));
+    }
+    b.head(x, ActSpec::plain(8), 2, WeightSpec::plain(8));
+    let bytes = file::to_bytes(&b.finish()).unwrap();
+    assert_eq!(feed(&bytes, &|| "most nodes".into()), Outcome::Ran);
+}
+
 fn scale_layer(network: &mut QuantizedNetwork, layer: usize, factor: f32) {
     let Weight::Codes { qparams, .. } = &mut network.layers[layer].weight else {
         panic!("a float weight")

@@ -32,7 +32,7 @@ impl Counts {
 
     /// Whether there are no more ties than chance explains.
     pub fn plausible(&self) -> bool {
-        self.ties as f64 <= 8.0 + self.doubtful / 20.0
+        self.ties as f64 <= 8.0 + self.doubtful
     }
 }
 
