@@ -101,6 +101,19 @@ impl Conv {
                 )));
             }
         }
+        // Rounded to codes, a vanishing factor adds nothing. A real output would lose its digits.
+        if epilogue.output.is_none() {
+            for c in 0..layer.c_out {
+                for (w, t) in [(layer.scale[c], acc[c]), (layer.offset[c], sum[c])] {
+                    if w != 0.0 && !t.is_normal() {
+                        return Err(numeric(format!(
+                            "its scales give the factor {:e}, too small to compute with",
+                            s_x * f64::from(w)
+                        )));
+                    }
+                }
+            }
+        }
         let bounds = match &epilogue.output {
             Some(q) => {
                 let (r, z) = (q.range(), q.channel(0).zero_point);
@@ -132,6 +145,24 @@ impl Conv {
             start,
             sum_start: zero * depth,
         })
+    }
+
+    /// Largest magnitude of (6) before it is clamped, if what the residual holds (codes, or real
+    /// values) is at most `residual`.
+    pub fn largest(&self, residual: f64) -> f64 {
+        let zero = i64::from(self.input.fill);
+        let input = zero.max(i64::from(self.input_max) - zero) as f64;
+        let sum = input * self.layer.depth() as f64;
+        let magnitude = |t: f32| f64::from(t).abs();
+        let of_channel = |c: usize| {
+            let q = self.layer.channel(c).iter().map(|&q| i64::from(q).abs());
+            let weights = q.sum::<i64>() as f64;
+            magnitude(self.requant.acc[c]) * weights * input
+                + self.requant.sum.as_ref().map_or(0.0, |b| magnitude(b[c])) * sum
+                + magnitude(self.requant.bias[c])
+        };
+        let own = (0..self.layer.c_out).map(of_channel).fold(0.0, f64::max);
+        own + magnitude(self.requant.residual) * residual
     }
 
     /// Multiply-accumulates an image, padding included.

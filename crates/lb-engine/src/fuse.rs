@@ -246,11 +246,17 @@ impl<'a> Fuse<'a> {
         input: usize,
     ) -> Result<Made, EngineError> {
         if let Some(q) = &act.qparams {
-            let offset = q.channel(0).offset;
+            let (scale, offset) = (q.channel(0).scale, q.channel(0).offset);
             if offset != 0.0 {
-                let place = format!("activation `{}`", act.name);
-                let reason = format!("its codes have the real offset {offset}");
-                return Err(EngineError::unsupported(place, reason));
+                return Err(
+                    self.unsupported(node, &format!("its codes have the real offset {offset}"))
+                );
+            }
+            if !(scale * q.range().steps() as f32).is_finite() {
+                return Err(self.unsupported(
+                    node,
+                    &format!("codes of the scale {scale:e} stand for values beyond `f32`"),
+                ));
             }
         }
         let (relu, params) = (act.relu, act.qparams.clone());

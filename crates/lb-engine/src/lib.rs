@@ -13,6 +13,10 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
+//! Nothing here knows an architecture. `examples/small_vgg.rs` builds the graph of another network
+//! by hand, packs it, reads it back and runs it:
+//! `cargo run --release -p lb-engine --example small_vgg`.
+//!
 //! Codes of 1 to 8 bits are bytes, multiplied by signed 8-bit weights into 32-bit sums; codes of
 //! 16 bits are summed in 64. Between a sum and the next code stands one formula ([`requant`]),
 //! which every kernel evaluates with the same bits.

@@ -1,12 +1,14 @@
 //! A network made ready to run: weights packed, kernels chosen, memory laid out. Made once, shared
 //! by any number of sessions.
 
+use std::collections::HashSet;
+
 use lb_format::graph::Shape;
 use lb_format::{Layer, QuantizedNetwork};
 
 use crate::EngineError;
 use crate::buffers::{Assignment, Buffer, Need, Slot};
-use crate::conv::{Conv, Epilogue};
+use crate::conv::{Conv, Epilogue, Kind};
 use crate::fuse::{Fused, Value, ValueId, fuse};
 use crate::integer::IntegerLayer;
 use crate::kernel::window_sum::WindowSum;
@@ -14,8 +16,20 @@ use crate::kernel::{self, Kernel, Run};
 use crate::plane::Plane;
 use crate::simple::{CodeTable, ImageTable, Pool};
 
-/// Most bytes that one session may take.
-pub const MAX_MEMORY: usize = 1 << 31;
+/// Most bytes that a plan may take for its layers, and most that a thread of a session may take for
+/// values.
+pub const MAX_MEMORY: u64 = 1 << 31;
+
+/// Most bytes of a plan that do not grow with the file: tables, and the weights of a layer when
+/// more than one operation runs it. A file of some kilobytes could ask for thousands of each.
+pub const MAX_REPEATED: u64 = 1 << 25;
+
+/// Most multiply-accumulates of one image, some ten times those of the largest vision networks: a
+/// file of some kilobytes could ask for days.
+pub const MAX_MACS: u64 = 1 << 40;
+
+/// Real values between operations stay below this, so that no sum of theirs leaves `f32`.
+const MAX_REAL: f64 = 1e37;
 
 /// Weights beyond which a layer's are loaded once for several images instead of once an image: they
 /// would push activations out of the second-level cache.
@@ -38,6 +52,10 @@ pub struct Plan {
     pub(crate) sums: usize,
     pub(crate) sum_scratch: usize,
     pub(crate) scratch: usize,
+    memory: u64,
+    macs: u64,
+    /// Of every value that has been written, the largest magnitude of what is held.
+    largest: Vec<f64>,
     input: Shape,
     classes: Vec<String>,
     widths: String,
@@ -130,20 +148,35 @@ impl Plan {
             sums: 0,
             sum_scratch: 0,
             scratch: 0,
+            memory: 0,
+            macs: 0,
+            largest: vec![0.0; values.len()],
             input: network.graph.input,
             classes: network.info.classes.clone(),
             widths: network.recipe.widths.clone(),
         };
+        let (layers, repeated) = held(&fused, &values);
+        within(layers, "layers", MAX_MEMORY)?;
+        within(repeated, "tables and repeated layers", MAX_REPEATED)?;
+        within(plan.session_memory(), "values", MAX_MEMORY)?;
         for f in &fused {
             let step = plan.step(network, f, &values, kernels)?;
             plan.steps.push(step);
         }
-        let memory: usize = plan.assignment.buffers.iter().map(Buffer::size).sum();
-        if memory > MAX_MEMORY {
-            let reason = format!("it takes {memory} bytes a session, at most {MAX_MEMORY}");
-            return Err(EngineError::unsupported("graph", reason));
-        }
+        // Again: now kernels have said what they want.
+        plan.memory = plan.session_memory();
+        within(plan.memory, "values", MAX_MEMORY)?;
         Ok(plan)
+    }
+
+    /// Bytes that a session takes for each of its threads.
+    pub fn memory(&self) -> u64 {
+        self.memory
+    }
+
+    fn session_memory(&self) -> u64 {
+        let buffers: u64 = self.assignment.buffers.iter().map(Buffer::size).sum();
+        buffers + 4 * (self.sums + self.sum_scratch) as u64 + 2 * self.scratch as u64
     }
 
     /// Size of an image.
@@ -227,6 +260,12 @@ impl Plan {
             }
             Fused::Pool { relu, input, out } => {
                 let pool = Pool::new(params(input), codes(out), relu);
+                let Need { plane, kind, .. } = self.values[input];
+                let sum = self.largest[input] * (plane.height * plane.width) as f64;
+                if kind == Kind::F32 && sum > MAX_REAL {
+                    let reason = format!("it sums values that can reach {sum:e}");
+                    return Err(EngineError::unsupported("average pool", reason));
+                }
                 self.scratch = self.scratch.max(4 * self.values[out].plane.channels);
                 ("average pool".to_string(), Operation::Pool(pool))
             }
@@ -252,9 +291,22 @@ impl Plan {
                     residual.map(held),
                     &epilogue,
                 )?;
+                let largest = conv.largest(residual.map_or(0.0, |r| self.largest[r]));
+                if epilogue.output.is_none() {
+                    if largest > MAX_REAL {
+                        return Err(EngineError::Numeric {
+                            layer: layer.name.clone(),
+                            problem: format!("its output can reach {largest:e}, too large"),
+                        });
+                    }
+                    self.largest[out] = largest;
+                }
                 (layer.name.clone(), self.conv(conv, kernels)?)
             }
         };
+        if let Some(q) = params(fused.out()) {
+            self.largest[fused.out()] = f64::from(q.range().steps());
+        }
         Ok(Step {
             name,
             run,
@@ -275,6 +327,11 @@ impl Plan {
             self.sums = self.sums.max(kernel::sums_apart(&conv) * self.group);
             self.sum_scratch = self.sum_scratch.max(WindowSum::scratch(&conv));
         }
+        self.macs += conv.macs() as u64;
+        if self.macs > MAX_MACS {
+            let reason = format!("an image takes more than {MAX_MACS} multiply-accumulates");
+            return Err(EngineError::unsupported("graph", reason));
+        }
         let costs = kernels.iter().filter_map(|k| Some((k.cost(&conv)?, k)));
         let Some((_, kernel)) = costs.min_by(|a, b| a.0.total_cmp(&b.0)) else {
             let place = format!("layer `{}`", conv.layer.name);
@@ -289,6 +346,38 @@ impl Plan {
             kernel: kernel.name(),
         })
     }
+}
+
+/// Bytes that a plan holds for `fused`: for layers (integer weights, and a kernel's packing of
+/// them), and for tables and the further operations of a layer.
+fn held(fused: &[Fused], values: &[Value]) -> (u64, u64) {
+    let mut seen = HashSet::new();
+    let (mut layers, mut repeated) = (0, 0);
+    for f in fused {
+        match f {
+            Fused::Conv { layer, .. } => {
+                let weights: u64 = layer.weight.shape().iter().map(|&n| n as u64).product();
+                match seen.insert(&layer.name) {
+                    true => layers += 8 * weights,
+                    false => repeated += 8 * weights,
+                }
+            }
+            Fused::Table { input, .. } => {
+                let codes = values[*input].params.as_ref();
+                repeated += codes.map_or(0, |q| 2 * u64::from(q.bits.levels()));
+            }
+            _ => {}
+        }
+    }
+    (layers, repeated)
+}
+
+fn within(bytes: u64, what: &str, most: u64) -> Result<(), EngineError> {
+    if bytes > most {
+        let reason = format!("it takes {bytes} bytes for {what}, at most {most}");
+        return Err(EngineError::unsupported("graph", reason));
+    }
+    Ok(())
 }
 
 fn need(value: &Value) -> Need {

@@ -3,10 +3,12 @@
 
 mod common;
 
+use std::cell::Cell;
+use std::io::Write;
 use std::sync::Arc;
 
 use common::build::{ActSpec, Builder, ConvSpec, Draw, WeightSpec, small};
-use common::compare::compare;
+use common::compare::{Counts, compare};
 use common::random::specs;
 use lb_engine::kernel::Kernel;
 use lb_engine::reference::Reference;
@@ -14,6 +16,7 @@ use lb_engine::{EngineError, PixelLayout, Plan, Session, SessionOptions};
 use lb_format::QuantizedNetwork;
 use lb_format::graph::Op;
 use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
 
 fn plan(network: &QuantizedNetwork) -> Arc<Plan> {
     Arc::new(Plan::new(network).unwrap())
@@ -81,17 +84,38 @@ fn check_all_ways(network: &QuantizedNetwork, seed: u64) {
     );
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig { cases: 192, ..ProptestConfig::default() })]
+/// Networks a property is tried on.
+const CASES: u32 = 192;
 
-    #[test]
-    fn codes_are_those_that_the_graph_means(spec in specs()) {
+#[test]
+fn codes_are_those_that_the_graph_means() {
+    let total = Cell::new(Counts::default());
+    let mut runner = TestRunner::new(ProptestConfig::with_cases(CASES));
+    let all = runner.run(&specs(), |spec| {
         let network = spec.build();
         let plan = plan(&network);
         let counts = compare(&network, &plan, &images(&plan, 2, spec.seed));
-        // A tie within the slack is rare; many would hide an error.
-        prop_assert!(counts.ties <= 2 + counts.compared / 200, "{counts:?}");
-    }
+        prop_assert!(counts.plausible(), "{counts:?}");
+        let mut sum = total.get();
+        sum.add(counts);
+        total.set(sum);
+        Ok(())
+    });
+    all.unwrap_or_else(|e| panic!("{e}"));
+    let total = total.get();
+    // Past the test harness, which keeps what passing tests print.
+    let _ = writeln!(
+        std::io::stderr(),
+        "{CASES} random networks: {} codes, {} on the other side of a tie ({:.0} could be)",
+        total.compared,
+        total.ties,
+        total.doubtful
+    );
+    assert!(total.compared > 100_000 && total.ties * 1000 < total.compared);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(CASES))]
 
     #[test]
     fn nothing_depends_on_how_it_is_run(spec in specs()) {
@@ -112,7 +136,7 @@ fn the_small_network_runs_right_every_way() {
     let network = small(3);
     let plan = plan(&network);
     let counts = compare(&network, &plan, &images(&plan, 5, 4));
-    assert!(counts.compared > 5000 && counts.ties <= 3, "{counts:?}");
+    assert!(counts.compared > 5000 && counts.plausible(), "{counts:?}");
     check_all_ways(&network, 5);
 }
 

@@ -675,9 +675,8 @@ mod tests {
             n.layers[0] = conv("conv", [4, 3, 1, 1], 1, 0);
             for _ in 0..6 {
                 insert(n, Op::activation("act"), &[ACT]);
-                let nodes = &mut n.graph.nodes;
-                for i in POOL..nodes.len() {
-                    nodes[i].inputs = vec![i - 1];
+                for (i, node) in n.graph.nodes.iter_mut().enumerate().skip(POOL) {
+                    node.inputs = vec![i - 1];
                 }
             }
         });

@@ -126,7 +126,12 @@ impl Prepared {
                 finish: Finish::new(&conv, 1.0),
             },
             images: Walk {
-                tiles: tiles(&conv, 1),
+                // Only narrow outputs fill their tiles better this way.
+                tiles: if rows < MOST_ROWS {
+                    tiles(&conv, 1)
+                } else {
+                    Vec::new()
+                },
                 rows: MOST_ROWS,
                 step: conv.input.len(),
                 finish: Finish::across_images(&conv),
@@ -176,7 +181,8 @@ impl Run for Prepared {
 
     fn likes_together(&self, images: usize) -> bool {
         // Fuller tiles, and weights that are loaded once for all images.
-        images > 1 && images >= self.neighbours.rows
+        let positions = self.neighbours.rows;
+        images > 1 && positions < MOST_ROWS && images >= positions
     }
 
     fn run_together(&self, mut io: Io, images: usize) {

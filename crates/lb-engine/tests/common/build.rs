@@ -264,8 +264,8 @@ impl Builder {
         let node = self.op(Op::activation(&name), &[x]);
         if let Some(q) = &qparams {
             let t = &mut self.values[node];
-            let rounded = (t.values.iter()).map(|&v| interpret::real(interpret::round(v, q).1, q));
-            *t = Tensor::new(t.shape, rounded.collect());
+            let codes: Vec<i32> = (t.values.iter().map(|&v| interpret::round(v, q).1)).collect();
+            *t = Tensor::of_codes(t.shape, &codes, q);
         }
         node
     }

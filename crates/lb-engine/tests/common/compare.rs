@@ -14,10 +14,26 @@ const ROUNDING: f64 = 1.0 / (1 << 21) as f64;
 /// What a comparison found.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
-    /// Codes and real values compared.
+    /// Codes compared.
     pub compared: usize,
     /// Codes one apart, at a rounding tie.
     pub ties: usize,
+    /// How many values lie so near a tie that `f32` may fall on either side, by chance.
+    pub doubtful: f64,
+}
+
+impl Counts {
+    /// Adds what another comparison found.
+    pub fn add(&mut self, other: Self) {
+        self.compared += other.compared;
+        self.ties += other.ties;
+        self.doubtful += other.doubtful;
+    }
+
+    /// Whether there are no more ties than chance explains.
+    pub fn plausible(&self) -> bool {
+        self.ties as f64 <= 8.0 + self.doubtful
+    }
 }
 
 /// How the engine must treat a node: its own reading of the graph's rules.
@@ -141,16 +157,15 @@ pub fn compare(network: &QuantizedNetwork, plan: &Arc<Plan>, images: &[u8]) -> C
     let mut counts = Counts::default();
     for (traced, image) in traced.iter().zip(images.chunks_exact(plan.image_bytes())) {
         let mut values: Vec<Tensor> = Vec::with_capacity(nodes);
-        for node in 0..nodes {
+        for (node, traced) in traced.iter().enumerate() {
             let inputs = &network.graph.nodes[node].inputs;
             let inputs: Vec<&Tensor> = inputs.iter().map(|&n| &values[n]).collect();
             let mut value = interpret::evaluate(network, node, &inputs, image);
-            if let Some(engine) = &traced[node] {
+            if let Some(engine) = traced {
                 let place = || format!("node {node} ({:?})", meaning.op(node));
                 assert_eq!(engine.len(), value.values.len(), "{}", place());
-                counts.compared += engine.len();
                 match &meaning.codes[node] {
-                    Some(q) => counts.ties += codes(engine, &mut value, q, &place),
+                    Some(q) => codes(engine, &mut value, q, &place, &mut counts),
                     None => reals(engine, &mut value, &place),
                 }
             }
@@ -161,9 +176,14 @@ pub fn compare(network: &QuantizedNetwork, plan: &Arc<Plan>, images: &[u8]) -> C
 }
 
 /// Compares codes, puts the engine's in `value` and counts ties.
-fn codes(engine: &[f32], value: &mut Tensor, q: &QParams, place: &dyn Fn() -> String) -> usize {
+fn codes(
+    engine: &[f32],
+    value: &mut Tensor,
+    q: &QParams,
+    place: &dyn Fn() -> String,
+    counts: &mut Counts,
+) {
     let scale = f64::from(q.channel(0).scale);
-    let mut ties = 0;
     let mut found = Vec::with_capacity(engine.len());
     for (i, &e) in engine.iter().enumerate() {
         let code = e as i32 + q.range().lo;
@@ -177,12 +197,13 @@ fn codes(engine: &[f32], value: &mut Tensor, q: &QParams, place: &dyn Fn() -> St
                  tie, slack {slack}, {q:?}",
                 place()
             );
-            ties += 1;
+            counts.ties += 1;
         }
-        found.push(interpret::real(code, q));
+        counts.compared += 1;
+        counts.doubtful += (2.0 * slack).min(1.0);
+        found.push(code);
     }
-    *value = Tensor::new(value.shape, found);
-    ties
+    *value = Tensor::of_codes(value.shape, &found, q);
 }
 
 /// Compares real values and puts the engine's in `value`.

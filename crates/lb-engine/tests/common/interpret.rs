@@ -16,13 +16,18 @@ pub struct Tensor {
 }
 
 impl Tensor {
-    /// Values that are exact, or known to `f32`.
-    pub fn new(shape: Shape, values: Vec<f64>) -> Self {
-        let mass = values.iter().map(|v| v.abs()).collect();
+    /// What codes stand for. Where they are added, an engine adds code and zero point one by one.
+    pub fn of_codes(shape: Shape, codes: &[i32], q: &QParams) -> Self {
+        let (a, lo) = (q.channel(0), q.range().lo);
+        let mass = |&code: &i32| {
+            let parts = (code - lo) + (a.zero_point - lo);
+            f64::from(a.scale) * f64::from(parts)
+        };
+        let real = |&code: &i32| f64::from(a.scale) * f64::from(code - a.zero_point);
         Self {
             shape,
-            values,
-            mass,
+            values: codes.iter().map(real).collect(),
+            mass: codes.iter().map(mass).collect(),
         }
     }
 
@@ -53,12 +58,6 @@ pub fn round(x: f64, q: &QParams) -> (f64, i32) {
     let code = steps.round_ties_even() + f64::from(a.zero_point);
     let code = code.clamp(f64::from(range.lo), f64::from(range.hi));
     (steps, code as i32)
-}
-
-/// The real value of a code.
-pub fn real(code: i32, q: &QParams) -> f64 {
-    let a = q.channel(0);
-    f64::from(a.scale) * f64::from(code - a.zero_point)
 }
 
 /// The output of node `node` from its inputs', **before** rounding if it is an activation.
@@ -145,30 +144,21 @@ fn pool(x: &Tensor) -> Tensor {
     }
 }
 
-/// The real weights of output channel `c`, and how much larger than the layer's output the parts
-/// can be that an integer engine splits it into (`s·q` and `o`), for each unit of `Σ x`.
-fn weights(layer: &Layer, codes: &[i32], c: usize) -> (Vec<f64>, f64) {
-    let Weight::Codes {
-        codes: packed,
-        qparams,
-    } = &layer.weight
-    else {
+/// The weights `s·w + o` of output channel `c`: the integers `w`, and `s` and `o`. Products of `w`
+/// with inputs are exact in `f64`, whatever the scales are.
+fn weights(layer: &Layer, codes: &[i32], c: usize) -> (Vec<f64>, f64, f64) {
+    let Weight::Codes { qparams, .. } = &layer.weight else {
         panic!("a float weight")
     };
     let a = qparams.channel(c);
-    let (scale, offset) = (f64::from(a.scale), f64::from(a.offset));
-    let row = codes.len() / packed.shape()[0];
-    let w = (codes[c * row..(c + 1) * row].iter())
-        .map(|&k| scale * f64::from(k - a.zero_point) + offset);
-    let split = match packed.signed() && a.zero_point == 0 && offset == 0.0 {
-        true => 0.0,
-        false => 2.0 * (offset.abs() + 2.0 * scale * f64::from(packed.bits().levels())),
-    };
-    (w.collect(), split)
+    let row = codes.len() / layer.bias.len();
+    let w = codes[c * row..(c + 1) * row].iter();
+    let w = w.map(|&k| f64::from(k - a.zero_point)).collect();
+    (w, f64::from(a.scale), f64::from(a.offset))
 }
 
 fn conv(layer: &Layer, x: &Tensor) -> Tensor {
-    let Weight::Codes { codes, .. } = &layer.weight else {
+    let Weight::Codes { codes, qparams } = &layer.weight else {
         panic!("a float weight")
     };
     let (stride, padding) = match layer.kind {
@@ -212,11 +202,18 @@ fn conv(layer: &Layer, x: &Tensor) -> Tensor {
     let codes = codes.unpack();
     let (mut values, mut mass) = (Vec::new(), Vec::new());
     for c in 0..to.channels {
-        let (w, split) = weights(layer, &codes, c);
+        let (w, scale, offset) = weights(layer, &codes, c);
         let bias = f64::from(layer.bias[c]);
+        // An engine may move the zero point of the weights into their offset or back: what it adds
+        // up can be larger than the terms here.
+        let moved = match qparams.signed && qparams.channel(c).zero_point == 0 && offset == 0.0 {
+            true => 0.0,
+            false => 2.0 * (offset.abs() + 2.0 * scale * f64::from(qparams.bits.levels())),
+        };
         for (sum, x) in taps(&|at| w[at]).into_iter().zip(&inputs) {
-            values.push(sum + bias);
-            mass.push(sum.abs() + bias.abs() + split * x.abs());
+            let y = scale * sum + offset * x;
+            values.push(y + bias);
+            mass.push(y.abs() + bias.abs() + moved * x.abs());
         }
     }
     Tensor {

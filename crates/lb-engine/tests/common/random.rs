@@ -23,6 +23,8 @@ pub struct Spec {
 pub struct Head {
     /// The last layer's values are pooled before they become codes.
     pub real: Option<ConvSpec>,
+    /// So is their sum with another layer's.
+    pub sum: bool,
     pub pooled: ActSpec,
     pub relu: bool,
     pub classes: usize,
@@ -38,6 +40,13 @@ pub enum Block {
         out: ActSpec,
     },
     Residual(Residual),
+    /// One convolution behind two activations, and the sum of a convolution of each.
+    Fork {
+        conv: ConvSpec,
+        codes: [ActSpec; 2],
+        weights: [WeightSpec; 2],
+        out: ActSpec,
+    },
     /// Codes to others, or only a ReLU on codes, or nothing at all.
     Requantize {
         relu: bool,
@@ -97,7 +106,14 @@ impl Spec {
         }
         let head = self.head;
         if let Some(conv) = head.real {
-            x = b.conv(x, conv);
+            let y = b.conv(x, conv);
+            x = match head.sum {
+                true => {
+                    let z = b.conv(x, conv);
+                    b.op(Op::Add, &[y, z])
+                }
+                false => y,
+            };
         }
         let x = b.op(Op::GlobalAveragePool, &[x]);
         let x = b.activation(x, head.relu, Some(head.pooled));
@@ -114,6 +130,21 @@ impl Block {
                 b.activation(x, *relu, Some(*out))
             }
             Self::Residual(r) => r.build(b, x),
+            Self::Fork {
+                conv,
+                codes,
+                weights,
+                out,
+            } => {
+                let x = b.conv(x, *conv);
+                let mut branch = |i: usize| {
+                    let x = b.activation(x, i == 0, Some(codes[i]));
+                    b.conv(x, ConvSpec::same(6, 1, 1, weights[i]))
+                };
+                let branches = [branch(0), branch(1)];
+                let sum = b.op(Op::Add, &branches);
+                b.activation(sum, false, Some(*out))
+            }
             Self::Requantize { relu, out } => b.activation(x, *relu, *out),
             Self::MaxPool { size, stride } => {
                 let s = b.shape(x);
@@ -269,6 +300,9 @@ fn block() -> impl Strategy<Value = Block> {
         3 => (conv(), any::<bool>(), act())
             .prop_map(|(conv, relu, out)| Block::Conv { conv, relu, out }),
         3 => residual().prop_map(Block::Residual),
+        1 => (conv(), [act(), act()], [weight(), weight()], act()).prop_map(
+            |(conv, codes, weights, out)| Block::Fork { conv, codes, weights, out }
+        ),
         1 => (any::<bool>(), prop::option::of(act()))
             .prop_map(|(relu, out)| Block::Requantize { relu, out }),
         1 => (1usize..4, 1usize..3).prop_map(|(size, stride)| Block::MaxPool { size, stride }),
@@ -279,12 +313,13 @@ fn head() -> impl Strategy<Value = Head> {
     (
         prop::option::weighted(0.3, conv()),
         act(),
-        any::<bool>(),
+        any::<[bool; 2]>(),
         2usize..20,
         weight(),
     )
-        .prop_map(|(real, pooled, relu, classes, weight)| Head {
+        .prop_map(|(real, pooled, [sum, relu], classes, weight)| Head {
             real,
+            sum,
             pooled,
             relu,
             classes,
