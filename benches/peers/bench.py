@@ -117,7 +117,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--network", default="resnet20", help="as given to export.py")
     parser.add_argument("--dir", default=HERE / "../../runs/peers", help="what export.py wrote")
-    parser.add_argument("--peers", default=",".join(runners.PEERS), help="NAME or NAME@ISA, comma-separated; may be empty")
+    parser.add_argument("--peers", default=",".join(runners.PEERS), help="NAME or NAME@ISA, comma-separated")
     parser.add_argument("--lb", help="the lb binary")
     parser.add_argument("--lbq", action="append", default=[], metavar="NAME=FILE[@KERNEL]", help="may be repeated")
     parser.add_argument("--batch", type=integers, default=[1, 16, 128])
@@ -150,8 +150,10 @@ def measure(contenders, args):
 def report(contenders, rates, args):
     """Prints a table and returns the record's rows."""
     now = datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%dT%H:%MZ")
+    machine = [cpu_name(), len(os.sched_getaffinity(0))]
     bases = [c.name for c in contenders if c.name.startswith(BASE)]
-    print("\n| threads | batch | contender | kernel | streams | images/s | min–max |" + "".join(f" ÷ {b} |" for b in bases))
+    head = "".join(f" ÷ {b} |" for b in bases)
+    print("\n| threads | batch | contender | kernel | streams | images/s | min–max |" + head)
     print("|--:|--:|---|---|--:|--:|--:|" + "--:|" * len(bases))
     rows = []
     for (batch, threads), cell in rates.items():
@@ -167,9 +169,10 @@ def report(contenders, rates, args):
             figures = [round(f(values)) for f in (statistics.median, min, max)]
             median, low, high = figures
             ratios = "".join(f" {ratio(c.name, b)} |" for b in bases)
-            print(f"| {threads} | {batch} | {c.name} | {c.kernel} | {streams} | {median:,} | {low:,}–{high:,} |{ratios}")
-            row = [now, cpu_name(), len(os.sched_getaffinity(0)), c.name, c.kernel, c.version, args.network, batch, threads]
-            rows.append([*row, streams, *figures, ratio(c.name, BASE) if BASE in best else ""])
+            cells = [threads, batch, c.name, c.kernel, streams, f"{median:,}", f"{low:,}–{high:,}"]
+            print(f"| {' | '.join(map(str, cells))} |{ratios}")
+            row = [now, *machine, c.name, c.kernel, c.version, args.network, batch, threads, streams, *figures]
+            rows.append([*row, ratio(c.name, BASE) if BASE in best else ""])
     return rows
 
 

@@ -7,8 +7,8 @@ import runners
 
 peer, network, directory = sys.argv[1:]
 if peer == "none":
-    print(0)
+    print(0, flush=True)
 else:
     runner = runners.load(peer, network, directory)
     pixels = runners.np.frombuffer(sys.stdin.buffer.read(3072), "uint8").reshape(1, 3, 32, 32)
-    print(int(runner.logits(runners.normalise(pixels)).argmax()))
+    print(int(runner.logits(runners.normalise(pixels)).argmax()), flush=True)

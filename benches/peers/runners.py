@@ -32,9 +32,9 @@ class OpenVino:
     def compile(self, batch, threads, streams):
         self.model.reshape([batch, 3, 32, 32])
         # Without the hint OpenVINO computes a float network in bf16 where the CPU can, and what is not
-        # quantized in an int8 one. For int8 the hint was as fast or faster in every cell tried; with
+        # quantized in an int8 one. For int8 the hint cost nothing beyond noise in any cell tried; with
         # ONEDNN_MAX_CPU_ISA below the CPU's own it is needed: OpenVINO picks bf16 from the CPU, oneDNN
-        # then lacks kernels for it, and reference code makes the network four times slower.
+        # then lacks kernels for it, and reference code makes the network 3.6 times slower.
         config = {"INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": streams, "INFERENCE_PRECISION_HINT": "f32"}
         return self.core.compile_model(self.model, "CPU", config)
 

@@ -1,6 +1,8 @@
 """From the start of a process to its first label, and the most memory it held."""
 
 import argparse
+import fcntl
+import os
 import random
 import statistics
 import subprocess
@@ -12,38 +14,38 @@ HERE = Path(__file__).resolve().parent
 PEERS = "none,openvino-int8,onnxruntime-int8,pytorch-fx-int8"
 
 
-def start(command, image):
-    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+def start(command, image, stdout):
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=stdout)
     process.stdin.write(image)
     process.stdin.close()
     return process
 
 
-def label_of(command, output, status):
-    if status or not output.strip():
-        raise SystemExit(f"{command}: no label")
-    return output.split()[-1].decode()
-
-
 def time_to_label(command, image):
     begin = time.perf_counter()
-    process = start(command, image)
-    line = process.stdout.readline()
+    process = start(command, image, subprocess.PIPE)
+    label = process.stdout.readline().decode().strip()
     seconds = time.perf_counter() - begin
-    return seconds, label_of(command, line + process.stdout.read(), process.wait())
+    if process.wait() or not label:
+        raise SystemExit(f"{command}: no label")
+    return seconds, label
 
 
-def peak_kib(command, image):
-    """Largest resident memory, polled until the process is gone; not in the timed run.
+def peak_kib(command, image, wait):
+    """The largest resident memory, read while the process hangs on printing its label into a full pipe.
 
-    Not from wait4(): its figure begins with this Python's memory, which a small program never reaches.
+    wait4() would count this Python's memory, which the child begins with and a small program never reaches.
     """
-    process = start(command, image)
-    peak = 0
-    while process.poll() is None:
-        status = Path(f"/proc/{process.pid}/status").read_text()
-        peak = max([peak, *(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))])
-    return peak
+    out, into = os.pipe()
+    os.write(into, bytes(fcntl.fcntl(into, fcntl.F_SETPIPE_SZ, 4096)))
+    process = start(command, image, into)
+    time.sleep(wait)
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    process.kill()
+    process.wait()
+    os.close(into)
+    os.close(out)
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM"))
 
 
 def main():
@@ -51,7 +53,7 @@ def main():
     parser.add_argument("--network", default="resnet20")
     parser.add_argument("--dir", default=HERE / "../../runs/peers", help="what export.py wrote")
     parser.add_argument("--peers", default=PEERS, help="`none` is Python with NumPy alone")
-    parser.add_argument("--engine", nargs=2, metavar=("BINARY", "LBQ"), help="called as BINARY LBQ, raw pixels on stdin")
+    parser.add_argument("--engine", nargs=2, metavar=("BINARY", "LBQ"), help="run as BINARY LBQ")
     parser.add_argument("--image", required=True, help="an official CIFAR-10 binary file; its first image is taken")
     parser.add_argument("--rounds", type=int, default=7)
     args = parser.parse_args()
@@ -74,7 +76,7 @@ def main():
     print("| contender | first label, ms | min–max | peak memory, MiB | label |\n|---|--:|--:|--:|--:|")
     for name, values in seconds.items():
         ms = [1000 * f(values) for f in (statistics.median, min, max)]
-        peak = max(peak_kib(commands[name], image) for _ in range(3)) / 1024
+        peak = peak_kib(commands[name], image, wait=0.5 + 3 * max(values)) / 1024
         print(f"| {name} | {ms[0]:.1f} | {ms[1]:.1f}–{ms[2]:.1f} | {peak:.1f} | {labels[name]} |")
 
 

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use clap::builder::RangedU64ValueParser;
 use clap::{Parser, Subcommand, ValueEnum};
 use lb_format::BitWidth;
 use lb_resnet::model::{Arch, Shortcut};
@@ -35,6 +36,8 @@ pub enum Command {
     Calibrate(CalibrateArgs),
     /// Evaluate float checkpoints and packed files
     Eval(EvalArgs),
+    /// Measure how fast packed files run in integers, and float beside them
+    Bench(BenchArgs),
     /// Describe a checkpoint or packed file
     Inspect(InspectArgs),
 }
@@ -230,12 +233,71 @@ pub struct EvalArgs {
     pub data: DataArgs,
     #[command(flatten)]
     pub device: DeviceArgs,
+    /// What runs packed files [default: int, and sim for files with layers in float]
+    #[arg(long, value_enum)]
+    pub engine: Option<Engine>,
+    /// Threads of the integer engine [default: all]
+    #[arg(long, value_parser = at_least_one(MAX_THREADS))]
+    pub threads: Option<usize>,
     /// Also print precision, recall and F1 of every class
     #[arg(long)]
     pub per_class: bool,
     /// Print JSON lines instead of a table
     #[arg(long)]
     pub json: bool,
+}
+
+/// What runs packed files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Engine {
+    /// Integers, on the CPU.
+    Int,
+    /// Simulation: rounded to codes, computed in float on --backend.
+    Sim,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct BenchArgs {
+    /// Packed files (.lbq) and checkpoints (.safetensors), or folders of them [default: the newest
+    /// checkpoint under runs/, else the built-in demo network, and its packed files]
+    pub paths: Vec<PathBuf>,
+    #[command(flatten)]
+    pub data: DataArgs,
+    /// Images a batch
+    #[arg(long, value_delimiter = ',', default_value = "1,16,128", value_parser = at_least_one(MAX_BATCH))]
+    pub batch: Vec<usize>,
+    /// Threads. Single images take turns on as many independent sessions (streams), larger batches
+    /// are shared out [default: 1, and all]
+    #[arg(long, value_delimiter = ',', value_parser = at_least_one(MAX_THREADS))]
+    pub threads: Vec<usize>,
+    /// Seconds that each network is measured for, at each batch and number of threads
+    #[arg(long, default_value = "1", value_parser = seconds)]
+    pub seconds: f64,
+    /// Also print the time of every operation
+    #[arg(long)]
+    pub layers: bool,
+    /// Leave the checkpoint out, which Burn's flex backend runs in float on threads of its own
+    #[arg(long)]
+    pub no_float: bool,
+    /// Print JSON lines instead of tables
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Far more than any machine has.
+const MAX_THREADS: u64 = 1024;
+/// 50 MB of images.
+const MAX_BATCH: u64 = 16_384;
+
+fn at_least_one(most: u64) -> RangedU64ValueParser<usize> {
+    RangedU64ValueParser::new().range(1..=most)
+}
+
+fn seconds(s: &str) -> Result<f64, String> {
+    match s.parse::<f64>() {
+        Ok(seconds) if seconds > 0.0 && seconds <= 3600.0 => Ok(seconds),
+        _ => Err(format!("`{s}` is not a number of seconds up to 3600")),
+    }
 }
 
 #[derive(Debug, clap::Args)]
@@ -279,6 +341,11 @@ mod tests {
             "lb calibrate --bits 2,4,8,16",
             "lb calibrate --bits 2,4,8,16 --bits w2a4,w4a8 --edge-bits same",
             "lb eval",
+            "lb eval --engine int --threads 2",
+            "lb eval a.lbq --engine sim",
+            "lb bench",
+            "lb bench a.lbq b.lbq --batch 1,16,128 --threads 1,2 --seconds 0.5 --layers --json",
+            "lb bench --no-float",
             "lb data fetch cifar10",
         ] {
             Args::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{line}: {e}"));
@@ -287,6 +354,12 @@ mod tests {
             "lb calibrate --bits 9",
             "lb calibrate --edge-bits 12",
             "lb train --arch vgg",
+            "lb eval --engine float",
+            "lb eval --threads 0",
+            "lb bench --batch 0",
+            "lb bench --threads 1,x",
+            "lb bench --seconds 0",
+            "lb bench --seconds nan",
         ] {
             assert!(Args::try_parse_from(line.split(' ')).is_err(), "{line}");
         }

@@ -68,6 +68,5 @@ pub fn cpu() -> String {
         .lines()
         .find_map(|l| l.strip_prefix("model name")?.split_once(':'))
         .map_or(std::env::consts::ARCH, |(_, name)| name.trim());
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    format!("{name}, {threads} threads")
+    format!("{name}, {} threads", crate::engine::all_threads())
 }

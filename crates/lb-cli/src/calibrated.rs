@@ -10,6 +10,7 @@ use lb_resnet::ptq::{self, Calibration, Options};
 
 use crate::model_file::Model;
 use crate::progress::Images;
+use crate::subject::Packed;
 
 /// A model, folded and observed.
 pub struct Calibrated {
@@ -73,5 +74,18 @@ impl Calibrated {
         let network = ptq::pack(&net, self.model.checkpoint.info.clone(), recipe)?;
         let bytes = lb_format::file::to_bytes(&network)?;
         Ok((network, bytes))
+    }
+
+    /// The packed network, named by its widths.
+    ///
+    /// # Errors
+    /// As [`pack`](Self::pack).
+    pub fn subject(&self, options: &Options) -> Result<Packed> {
+        let (network, bytes) = self.pack(options)?;
+        Ok(Packed {
+            network: Box::new(network),
+            name: options.widths.to_string(),
+            bytes: bytes.len() as u64,
+        })
     }
 }

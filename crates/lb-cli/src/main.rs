@@ -14,10 +14,13 @@ mod backend;
 mod calibrated;
 mod commands;
 mod dashboard;
+mod engine;
+mod evaluation;
 mod interrupt;
 mod model_file;
 mod plain;
 mod progress;
+mod subject;
 mod table;
 
 use std::process::ExitCode;

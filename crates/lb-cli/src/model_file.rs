@@ -14,36 +14,27 @@ const DEMO: &[u8] = include_bytes!("../../../artifacts/demo-resnet20.safetensors
 /// Where packed files of the demo network go.
 const DEMO_FOLDER: &str = "runs/demo";
 
-/// A float network and where it is.
-pub struct Model {
-    /// The network.
-    pub checkpoint: Checkpoint,
+/// Where a float network is, before it is read.
+pub struct Place {
     /// Its file; of the built-in network, where it would be.
     pub path: PathBuf,
     /// For people: the path, and how it was found if nobody named it.
     pub described: String,
+    built_in: bool,
 }
 
-impl Model {
+impl Place {
     /// The built-in network.
-    ///
-    /// # Errors
-    /// If the build embedded a broken file.
-    pub fn demo(device: &Device) -> Result<Self> {
-        let path = Path::new(DEMO_FOLDER).join("demo-resnet20.safetensors");
-        let checkpoint = checkpoint::from_bytes(&path, DEMO.to_vec(), device)?;
-        Ok(Self {
-            checkpoint,
-            path,
+    pub fn demo() -> Self {
+        Self {
+            path: Path::new(DEMO_FOLDER).join("demo-resnet20.safetensors"),
             described: "built-in demo network".into(),
-        })
+            built_in: true,
+        }
     }
 
-    /// The network at `path`, or the newest under `runs/`, or the built-in one.
-    ///
-    /// # Errors
-    /// If the file cannot be used.
-    pub fn find(path: Option<&Path>, device: &Device) -> Result<Self> {
+    /// `path`, or the newest network under `runs/`, or the built-in one.
+    pub fn find(path: Option<&Path>) -> Self {
         let (path, described) = match path {
             Some(path) => (path.to_owned(), path.display().to_string()),
             None => match newest_run() {
@@ -51,21 +42,48 @@ impl Model {
                     let described = format!("{} (the newest under runs/)", path.display());
                     (path, described)
                 }
-                None => return Self::demo(device),
+                None => return Self::demo(),
             },
         };
-        let checkpoint = checkpoint::load(&path, device)?;
-        Ok(Self {
-            checkpoint,
+        Self {
             path,
             described,
-        })
+            built_in: false,
+        }
+    }
+
+    /// Whether it is the built-in network.
+    pub fn is_built_in(&self) -> bool {
+        self.built_in
     }
 
     /// The folder of its packed files.
     pub fn quantized_folder(&self) -> PathBuf {
         self.path.with_file_name("quantized")
     }
+
+    /// Reads it onto `device`.
+    ///
+    /// # Errors
+    /// If the file cannot be used.
+    pub fn load(self, device: &Device) -> Result<Model> {
+        let checkpoint = match self.built_in {
+            true => checkpoint::from_bytes(&self.path, DEMO.to_vec(), device)?,
+            false => checkpoint::load(&self.path, device)?,
+        };
+        Ok(Model {
+            checkpoint,
+            place: self,
+        })
+    }
+}
+
+/// A float network and where it is.
+pub struct Model {
+    /// The network.
+    pub checkpoint: Checkpoint,
+    /// Where it is.
+    pub place: Place,
 }
 
 /// The checkpoint of the newest run: the last written `runs/*/best.safetensors`.

@@ -52,6 +52,14 @@ pub fn thousands(n: u64) -> String {
     text
 }
 
+/// Images a second: three digits or more.
+pub fn rate(x: f64) -> String {
+    match x < 100.0 {
+        true => format!("{x:.1}"),
+        false => thousands(x.round() as u64),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -62,5 +70,7 @@ mod tests {
         assert_eq!(thousands(999), "999");
         assert_eq!(thousands(1_234_567), "1,234,567");
         assert_eq!(percent(0.81234), "81.23");
+        assert_eq!(rate(12.34), "12.3");
+        assert_eq!(rate(3459.4), "3,459");
     }
 }

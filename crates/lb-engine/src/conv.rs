@@ -186,6 +186,31 @@ impl Conv {
             && largest.max().unwrap_or(0) <= i64::from(i32::MAX)
     }
 
+    /// Whether `t` of [`requant`](crate::requant) stays within 30 bits whatever the input, so that
+    /// it can be rounded before it is clamped.
+    pub fn is_bounded(&self) -> bool {
+        let r = &self.requant;
+        let depth = self.layer.depth() as f64 * f64::from(self.input_max);
+        let residual = match self.residual {
+            None => 0.0,
+            Some((_, Kind::U8)) => 255.0,
+            Some((_, Kind::U16)) => 65535.0,
+            Some((_, Kind::F32)) => return false,
+        };
+        (0..self.layer.c_out).all(|c| {
+            let magnitude: i64 = (self.layer.channel(c).iter())
+                .map(|&q| i64::from(q).abs())
+                .sum();
+            let acc = magnitude as f64 * f64::from(self.input_max) + self.start[c].abs() as f64;
+            let sum = r
+                .sum
+                .as_ref()
+                .map_or(0.0, |s| f64::from(s[c].abs()) * 2.0 * depth);
+            let rest = f64::from(r.residual.abs()) * residual + f64::from(r.bias[c].abs());
+            f64::from(r.acc[c].abs()) * acc + sum + rest < f64::from(1 << 30)
+        })
+    }
+
     /// Index of the first input value under output (`y`, `x`).
     pub fn window(&self, y: usize, x: usize) -> usize {
         let inset = self.input.border - self.layer.padding;
@@ -269,7 +294,7 @@ pub struct Io<'a> {
     /// Residual, as [`Conv::residual`] says.
     pub residual: Option<Values<'a>>,
     /// Sums of window codes, one per output position, if [`Requant::sum`] is there.
-    pub sums: &'a [i32],
+    pub sums: &'a [f32],
     /// Output; its border is not touched.
     pub output: ValuesMut<'a>,
     /// At least [`Run::scratch`](crate::kernel::Run::scratch) bytes, of any content.

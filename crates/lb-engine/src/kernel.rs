@@ -7,13 +7,36 @@
 #![allow(unsafe_code)]
 
 #[cfg(target_arch = "x86_64")]
+mod amx;
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod avx512vnni;
+#[cfg(target_arch = "x86_64")]
+mod avxvnni;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod direct;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod epilogue;
 pub mod isa;
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "x86_64")]
+mod pack;
 pub mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod tiles;
 pub mod window_sum;
+#[cfg(target_arch = "x86_64")]
+mod winograd;
+#[cfg(target_arch = "x86_64")]
+mod ymm;
 
 use crate::EngineError;
 use crate::conv::{Conv, Io, Values};
+use window_sum::WindowSum;
 
 /// A way to run convolutions.
 pub trait Kernel: Sync + Send {
@@ -23,6 +46,11 @@ pub trait Kernel: Sync + Send {
     /// Modelled cost of one image in units that only compare kernels of one machine (about
     /// nanoseconds); `None` if it cannot run `conv`.
     fn cost(&self, conv: &Conv) -> Option<f64>;
+
+    /// How the sums of windows are computed beside this kernel.
+    fn window_sum(&self, conv: &Conv) -> WindowSum {
+        WindowSum::new(conv, None)
+    }
 
     /// Prepares `conv`: weights packed in this kernel's order.
     ///
@@ -51,6 +79,26 @@ pub trait Run: Send + Sync {
 /// The kernels of this machine, best first, ending in `scalar`, which runs everything.
 pub fn available() -> Vec<Box<dyn Kernel>> {
     let mut kernels: Vec<Box<dyn Kernel>> = Vec::new();
+    #[cfg(target_arch = "x86_64")]
+    {
+        if let Some(token) = isa::Amx::detect() {
+            kernels.push(Box::new(amx::Amx(token)));
+        }
+        if let Some(token) = isa::Avx512Vnni::detect() {
+            kernels.push(Box::new(winograd::Winograd(token)));
+            kernels.push(Box::new(avx512vnni::Avx512Vnni(token)));
+        }
+        if let Some(token) = isa::AvxVnni::detect() {
+            kernels.push(Box::new(avxvnni::AvxVnni(token)));
+        }
+        if let Some(token) = isa::Avx2::detect() {
+            kernels.push(Box::new(avx2::Avx2(token)));
+        }
+    }
+    #[cfg(target_arch = "aarch64")]
+    if let Some(token) = isa::NeonDot::detect() {
+        kernels.push(Box::new(neon::Neon(token)));
+    }
     kernels.push(Box::new(scalar::Scalar));
     kernels
 }

@@ -11,7 +11,8 @@ use crate::buffers::{Assignment, Buffer, Slot};
 use crate::conv::{Conv, Epilogue, Kind};
 use crate::fuse::{Fused, Value, ValueId, fuse};
 use crate::integer::IntegerLayer;
-use crate::kernel::{self, Kernel, Run, window_sum};
+use crate::kernel::window_sum::{self, WindowSum};
+use crate::kernel::{self, Kernel, Run};
 use crate::plane::Plane;
 use crate::simple::{CodeTable, ImageTable, Pool};
 
@@ -45,7 +46,7 @@ pub struct Plan {
     pub(crate) logits: ValueId,
     pub(crate) group: usize,
     pub(crate) sums: usize,
-    pub(crate) pixels: usize,
+    pub(crate) sum_scratch: usize,
     pub(crate) scratch: usize,
     memory: u64,
     /// Of every value that has been written, the largest magnitude of what is held.
@@ -76,6 +77,8 @@ pub(crate) enum Operation {
     },
     Conv {
         run: Box<dyn Run>,
+        /// Of layers whose weights have offsets.
+        sum: Option<WindowSum>,
         kernel: &'static str,
     },
     Pool(Pool),
@@ -124,7 +127,7 @@ impl Plan {
             steps: Vec::with_capacity(fused.len()),
             group: 1,
             sums: 0,
-            pixels: 0,
+            sum_scratch: 0,
             scratch: 0,
             memory: 0,
             largest: vec![0.0; values.len()],
@@ -159,7 +162,7 @@ impl Plan {
     fn session_memory(&self) -> u64 {
         let buffers = (self.assignment.buffers.iter())
             .map(|(plane, kind)| Buffer::size(plane, *kind, self.group));
-        buffers.sum::<u64>() + 4 * (self.sums + self.pixels) as u64 + 2 * self.scratch as u64
+        buffers.sum::<u64>() + 4 * (self.sums + self.sum_scratch) as u64 + 2 * self.scratch as u64
     }
 
     /// Size of an image.
@@ -187,7 +190,7 @@ impl Plan {
         let layer = |step: &Step| {
             let (plane, _) = self.values[step.out];
             let (kernel, macs) = match &step.run {
-                Operation::Conv { run, kernel } => (Some(*kernel), run.conv().macs()),
+                Operation::Conv { run, kernel, .. } => (Some(*kernel), run.conv().macs()),
                 _ => (None, 0),
             };
             LayerPlan {
@@ -308,7 +311,7 @@ impl Plan {
             }
             let positions = conv.output.height * conv.output.width;
             self.sums = self.sums.max(positions + window_sum::SLACK);
-            self.pixels = self.pixels.max(window_sum::pixels(&conv));
+            self.sum_scratch = self.sum_scratch.max(WindowSum::scratch(&conv));
         }
         if conv.layer.q.len() > RESIDENT_WEIGHTS {
             self.group = GROUP;
@@ -318,10 +321,12 @@ impl Plan {
             let place = format!("layer `{}`", conv.layer.name);
             return Err(EngineError::unsupported(place, "no kernel takes it"));
         };
+        let sum = (conv.requant.sum.as_ref()).map(|_| kernel.window_sum(&conv));
         let run = kernel.prepare(conv);
         self.scratch = self.scratch.max(run.scratch());
         Ok(Operation::Conv {
             run,
+            sum,
             kernel: kernel.name(),
         })
     }

@@ -7,7 +7,7 @@
 use lb_format::graph::Shape;
 
 /// Values beyond the last pixel that may be read (never written): kernels load whole vectors.
-pub const TAIL: usize = 256;
+pub const TAIL: usize = 1024;
 
 /// Layout of an edge for one image.
 ///

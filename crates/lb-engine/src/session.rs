@@ -8,7 +8,6 @@ use rayon::prelude::*;
 
 use crate::buffers::{self, Buffer};
 use crate::conv::{Io, Values};
-use crate::kernel::window_sum::window_sums;
 use crate::plan::{Operation, Plan, Step};
 use crate::simple::{self, PixelLayout};
 use crate::{EngineError, LayerPlan};
@@ -211,8 +210,8 @@ fn check_images(images: &[u8], batch: usize, bytes: usize) -> Result<(), EngineE
 /// One thread's memory.
 struct Worker {
     buffers: Vec<Buffer>,
-    sums: Vec<i32>,
-    pixels: Vec<i32>,
+    sums: Vec<f32>,
+    sum_scratch: Vec<i32>,
     scratch: AVec<u8, ConstAlign<64>>,
     pooled: Vec<f32>,
 }
@@ -223,8 +222,8 @@ impl Worker {
             .map(|(plane, kind)| Buffer::new(plane, *kind, plan.group));
         Self {
             buffers: buffers.collect(),
-            sums: vec![0; plan.sums],
-            pixels: vec![0; plan.pixels],
+            sums: vec![0.0; plan.sums],
+            sum_scratch: vec![0; plan.sum_scratch],
             scratch: buffers::bytes(plan.scratch),
             pooled: vec![0.0; plan.scratch.div_ceil(4)],
         }
@@ -271,10 +270,9 @@ impl Worker {
                 simple::max_pool(*size, *stride, (&from, x), (&to, out));
             }
             Operation::Pool(pool) => pool.run((&from, x), &mut self.pooled, (&to, out)),
-            Operation::Conv { run, .. } => {
-                let conv = run.conv();
-                if conv.requant.sum.is_some() {
-                    window_sums(conv, x, &mut self.pixels, &mut self.sums);
+            Operation::Conv { run, sum, .. } => {
+                if let Some(sum) = sum {
+                    sum.run(run.conv(), x, &mut self.sum_scratch, &mut self.sums);
                 }
                 let residual = (step.inputs.get(1)).map(|&r| {
                     let plane = plan.values[r].0;

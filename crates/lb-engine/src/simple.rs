@@ -149,13 +149,56 @@ pub fn pad(stride: usize, from: (&Plane, Values), to: (&Plane, ValuesMut)) {
 }
 
 fn pad_rows<T: Copy>(stride: usize, from: &Plane, x: &[T], to: &Plane, out: &mut [T], zero: T) {
-    let before = (to.channels - from.channels) / 2;
+    // Known lengths compile to a few vector instructions a pixel.
+    match (from.channels, to.channels, to.stride) {
+        (16, 32, 32) => pad_pixels::<T, 16, 32>(stride, from, x, to, out, zero),
+        (32, 64, 64) => pad_pixels::<T, 32, 64>(stride, from, x, to, out, zero),
+        (64, 128, 128) => pad_pixels::<T, 64, 128>(stride, from, x, to, out, zero),
+        _ => {
+            let before = (to.channels - from.channels) / 2;
+            for_pixels(stride, from, x, to, out, |x, o| {
+                o.fill(zero);
+                o[before..before + from.channels].copy_from_slice(&x[..from.channels]);
+            });
+        }
+    }
+}
+
+fn pad_pixels<T: Copy, const FROM: usize, const TO: usize>(
+    stride: usize,
+    from: &Plane,
+    x: &[T],
+    to: &Plane,
+    out: &mut [T],
+    zero: T,
+) {
+    for_pixels(stride, from, x, to, out, |x, o| {
+        let before = (TO - FROM) / 2;
+        let o: &mut [T; TO] = o.try_into().expect("a pixel");
+        o[..before].fill(zero);
+        o[before..before + FROM].copy_from_slice(&x[..FROM]);
+        o[before + FROM..].fill(zero);
+    });
+}
+
+/// Calls `put` with every `stride`-th pixel of the input and the pixel of the output it goes to.
+fn for_pixels<T>(
+    stride: usize,
+    from: &Plane,
+    x: &[T],
+    to: &Plane,
+    out: &mut [T],
+    mut put: impl FnMut(&[T], &mut [T]),
+) {
     for y in 0..to.height {
-        for column in 0..to.width {
-            let o = &mut out[to.at(y, column)..][..to.stride];
-            o.fill(zero);
-            o[before..before + from.channels]
-                .copy_from_slice(&x[from.at(y * stride, column * stride)..][..from.channels]);
+        let line = x[from.at(y * stride, 0)..]
+            .chunks(from.stride)
+            .step_by(stride);
+        let row = out[to.at(y, 0)..]
+            .chunks_exact_mut(to.stride)
+            .take(to.width);
+        for (x, o) in line.zip(row) {
+            put(x, o);
         }
     }
 }
@@ -233,14 +276,20 @@ impl Pool {
         let (height, width) = (plane.height, plane.width);
         match input {
             Values::F32(x) => {
-                sums.fill(0.0);
-                for y in 0..height {
-                    let row = &x[plane.at(y, 0)..][..width * plane.stride];
-                    for pixel in row.chunks_exact(plane.stride) {
-                        for (s, x) in sums.iter_mut().zip(pixel) {
-                            *s += x;
+                // Sixteen channels at a time stay in registers over all pixels. Real planes have
+                // whole blocks of them.
+                for (block, sums) in sums.chunks_mut(16).enumerate() {
+                    let mut all = [0.0; 16];
+                    for y in 0..height {
+                        let row = &x[plane.at(y, 0)..][..width * plane.stride];
+                        for pixel in row.chunks_exact(plane.stride) {
+                            let pixel = pixel[16 * block..].first_chunk::<16>();
+                            for (s, x) in all.iter_mut().zip(pixel.expect("a whole block")) {
+                                *s += x;
+                            }
                         }
                     }
+                    sums.copy_from_slice(&all[..sums.len()]);
                 }
             }
             codes => {

@@ -6,7 +6,8 @@ use lb_format::{Affine, BitWidth, QParams};
 use crate::buffers::{self, Buffer};
 use crate::conv::{Conv, Epilogue, Io, Kind, Values, ValuesMut};
 use crate::integer::IntegerLayer;
-use crate::kernel::{Run, window_sum};
+use crate::kernel::Run;
+use crate::kernel::window_sum::{self, WindowSum};
 use crate::plane::Plane;
 
 /// What codes to make up.
@@ -178,7 +179,7 @@ fn params(bits: u8, scale: f32, zero_point: i32) -> QParams {
 pub struct Inputs {
     input: Buffer,
     residual: Option<Buffer>,
-    sums: Vec<i32>,
+    sums: Vec<f32>,
 }
 
 impl Inputs {
@@ -210,9 +211,10 @@ impl Inputs {
             noise(&mut random, &mut buffer, &plane, 0x0f);
             buffer
         });
-        let mut sums = vec![0; conv.output.height * conv.output.width + window_sum::SLACK];
-        let mut pixels = vec![0; window_sum::pixels(conv)];
-        window_sum::window_sums(conv, input.image(&conv.input, 0), &mut pixels, &mut sums);
+        let mut sums = vec![0.0; conv.output.height * conv.output.width + window_sum::SLACK];
+        let mut scratch = vec![0; WindowSum::scratch(conv)];
+        let values = input.image(&conv.input, 0);
+        WindowSum::new(conv, None).run(conv, values, &mut scratch, &mut sums);
         Self {
             input,
             residual,
@@ -232,8 +234,13 @@ impl Inputs {
         });
     }
 
+    /// The input's values.
+    pub fn input(&self, conv: &Conv) -> Values<'_> {
+        self.input.image(&conv.input, 0)
+    }
+
     /// The sums of the windows.
-    pub fn sums(&self) -> &[i32] {
+    pub fn sums(&self) -> &[f32] {
         &self.sums
     }
 }

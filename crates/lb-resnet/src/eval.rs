@@ -24,25 +24,53 @@ pub fn evaluate<C: Conv, A: Act, L: Dense>(
     device: &Device,
     progress: &mut dyn FnMut(usize) -> bool,
 ) -> Result<Confusion, ResnetError> {
-    let mut confusion = Confusion::new(set.classes());
-    for (from, n) in spans(set.len(), BATCH) {
+    let mut predict = |from, n| {
         let logits = net.forward(images(set, from, n, normalization, device));
         let [_, classes] = logits.dims();
-        if classes != set.classes() {
-            return Err(ResnetError::Invalid(format!(
-                "the network has {classes} classes, {} has {}",
-                set.source(),
-                set.classes()
-            )));
-        }
-        for (i, class) in top1(logits)?.into_iter().enumerate() {
+        check_classes(classes, set)?;
+        top1(logits)
+    };
+    confusion(set, &mut predict, progress)
+}
+
+/// The confusion matrix of whatever says the classes of `n` images from image `from` on:
+/// `predict(from, n)`, with at most [`BATCH`] images at once. `progress` as in [`evaluate`].
+///
+/// # Errors
+/// If `predict` fails, or `progress` stopped it.
+///
+/// # Panics
+/// If a class is out of range.
+pub fn confusion<E: From<ResnetError>>(
+    set: &ImageSet,
+    predict: &mut dyn FnMut(usize, usize) -> Result<Vec<usize>, E>,
+    progress: &mut dyn FnMut(usize) -> bool,
+) -> Result<Confusion, E> {
+    let mut confusion = Confusion::new(set.classes());
+    for (from, n) in spans(set.len(), BATCH) {
+        for (i, class) in predict(from, n)?.into_iter().enumerate() {
             confusion.add(usize::from(set.label(from + i)), class);
         }
         if !progress(from + n) {
-            return Err(ResnetError::Invalid("interrupted".into()));
+            return Err(ResnetError::Invalid("interrupted".into()).into());
         }
     }
     Ok(confusion)
+}
+
+/// Refuses to evaluate a network of `classes` classes on a set that has others.
+///
+/// # Errors
+/// If their numbers differ.
+pub fn check_classes(classes: usize, set: &ImageSet) -> Result<(), ResnetError> {
+    if classes == set.classes() {
+        return Ok(());
+    }
+    Err(ResnetError::Invalid(format!(
+        "the network has {classes} classes, {} has {}",
+        set.source(),
+        set.classes()
+    )))
 }
 
 /// The class of the largest logit of each row; of equals the first.

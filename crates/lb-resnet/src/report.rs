@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::ResnetError;
 use crate::batch::{images, spans};
-use crate::model::{FoldedNet, QuantNet};
+use crate::model::{FoldedNet, QuantNet, Seen};
 
 /// Images that the output SQNR is measured on.
 const IMAGES: usize = 64;
@@ -48,10 +48,15 @@ pub fn layers(
     for (from, n) in spans(set.len().min(IMAGES), 32) {
         let x = images(set, from, n, normalization, device);
         let mut expected: HashMap<String, Tensor<4>> = HashMap::new();
-        float.forward_traced(x.clone(), &mut |name, y| {
-            expected.insert(name.into(), y.clone());
+        float.forward_traced(x.clone(), &mut |seen, name, y| {
+            if seen == Seen::Layer {
+                expected.insert(name.into(), y.clone());
+            }
         });
-        quantized.forward_traced(x, &mut |name, y| {
+        quantized.forward_traced(x, &mut |seen, name, y| {
+            if seen != Seen::Layer {
+                return;
+            }
             if let Some(e) = expected.remove(name) {
                 output.entry(name.into()).or_default().add(e, y.clone());
             }

@@ -1,12 +1,14 @@
 //! Real PyTorch networks on real images: imported, evaluated, quantized.
 
+#[path = "common/pretrained.rs"]
+mod pretrained;
 #[path = "../../lb-data/tests/common/shared.rs"]
 mod shared;
 
 use std::path::{Path, PathBuf};
 
 use burn::tensor::Device;
-use lb_data::{CIFAR10_CLASSES, ImageSet, Normalization, Split};
+use lb_data::{ImageSet, Split};
 use lb_format::network::Recipe;
 use lb_resnet::batch::{images, spans};
 use lb_resnet::checkpoint::{self, Checkpoint, ImportRequest};
@@ -14,26 +16,7 @@ use lb_resnet::eval::evaluate;
 use lb_resnet::metrics::Metrics;
 use lb_resnet::model::Shortcut;
 use lb_resnet::ptq::{self, Method, Options};
-
-fn request(arch: &str) -> ImportRequest {
-    ImportRequest {
-        arch: arch.parse().unwrap(),
-        shortcut: Shortcut::A,
-        classes: CIFAR10_CLASSES.map(str::to_string).to_vec(),
-        mean: Normalization::IMAGENET.mean,
-        std: Normalization::IMAGENET.std,
-    }
-}
-
-fn import(test: &str, arch: &str, file: &str) -> Option<Checkpoint> {
-    let path = shared::shared(test, &format!("pretrained/{file}"))?;
-    Some(checkpoint::import(&path, &request(arch), &Device::flex()).unwrap())
-}
-
-fn clean(test: &str, split: Split) -> Option<ImageSet> {
-    let path = shared::shared(test, "cifar10-clean")?;
-    Some(lb_data::load(path.to_str().unwrap(), split).unwrap())
-}
+use pretrained::{clean, import, request};
 
 /// The values of a little-endian float32 `.npy` file.
 fn npy(path: &Path) -> Vec<f32> {

@@ -10,17 +10,20 @@ use lb_resnet::report::{self, LayerReport};
 use crate::args::CalibrateArgs;
 use crate::calibrated::Calibrated;
 use crate::commands::import::parameters;
-use crate::model_file::{self, Model};
+use crate::model_file::{self, Model, Place};
 use crate::table::{Rows, thousands};
 
 pub fn run(args: &CalibrateArgs) -> Result<()> {
     anyhow::ensure!(args.samples > 0, "--samples must be at least 1");
     let device = args.device.backend.device()?;
-    let model = Model::find(args.model.as_deref(), &device)?;
+    let model = Place::find(args.model.as_deref()).load(&device)?;
     let source = model_file::data(args.data.data.as_deref(), &model.checkpoint.info)?;
     let train = source.load(Split::Train)?;
     let draw = (args.samples, args.seed);
-    let out = args.out.clone().unwrap_or_else(|| model.quantized_folder());
+    let out = args
+        .out
+        .clone()
+        .unwrap_or_else(|| model.place.quantized_folder());
     let calibrated = Calibrated::new(model, &train, draw, &device)?;
     let Calibrated {
         model,
@@ -30,7 +33,7 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
     } = &calibrated;
     let normalization = model.checkpoint.normalization();
     if !args.json {
-        println!("model:       {}", model.described);
+        println!("model:       {}", model.place.described);
         println!(
             "calibration: {}, seed {}, without labels",
             drawn.source(),

@@ -7,11 +7,13 @@ use lb_data::Split;
 use lb_format::BitWidth;
 use lb_resnet::ptq::{Method, Options};
 
-use super::eval::{Results, Subject};
 use crate::args::DemoArgs;
 use crate::backend;
 use crate::calibrated::Calibrated;
-use crate::model_file::{self, Model};
+use crate::engine::all_threads;
+use crate::evaluation::{Evaluator, Results};
+use crate::model_file::{self, Place};
+use crate::subject::Subject;
 
 /// Calibration images.
 const SAMPLES: usize = 512;
@@ -21,7 +23,7 @@ const TEST: usize = 1_000;
 pub fn run(args: &DemoArgs) -> Result<()> {
     let start = Instant::now();
     let device = args.device.backend.device()?;
-    let model = Model::demo(&device)?;
+    let model = Place::demo().load(&device)?;
     let source = model_file::data(Some("synthetic"), &model.checkpoint.info)?;
     let (train, test) = (source.load(Split::Train)?, source.load(Split::Test)?);
     let test = test.subset(&test.sample_indices(TEST, 0));
@@ -29,7 +31,7 @@ pub fn run(args: &DemoArgs) -> Result<()> {
     let model = &calibrated.model;
     println!(
         "network:     {} {}, trained by `lb train`",
-        model.described, model.checkpoint.info.arch
+        model.place.described, model.checkpoint.info.arch
     );
     println!("calibration: {}, without labels", calibrated.drawn.source());
     println!("evaluation:  {}", test.source());
@@ -38,19 +40,18 @@ pub fn run(args: &DemoArgs) -> Result<()> {
     let mut results = Results::default();
     let mut rows = Vec::new();
     for options in rows_of_interest()? {
-        let (network, bytes) = calibrated.pack(&options)?;
-        rows.push(Subject::Packed {
-            network: Box::new(network),
-            name: options.widths.to_string(),
-            bytes: bytes.len() as u64,
-        });
+        rows.push(Subject::Packed(calibrated.subject(&options)?));
     }
     let float = Subject::Float(Box::new(calibrated.model));
+    let evaluator = Evaluator {
+        device,
+        engine: None,
+        threads: all_threads(),
+    };
     for subject in std::iter::once(&float).chain(&rows) {
-        results.add(subject, &subject.evaluate(&test, &device)?);
+        results.add(subject, evaluator.evaluate(subject, &test)?);
     }
     results.print();
-    println!("\n`simulated`: rounded to the integer grid, computed in float.");
     println!("`lbtorch`: the predecessor's scheme, for comparison.");
     println!("{:.1} s", start.elapsed().as_secs_f64());
     Ok(())

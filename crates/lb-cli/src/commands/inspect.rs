@@ -2,18 +2,21 @@
 
 use anyhow::Result;
 use burn::tensor::Device;
-use lb_format::NetworkInfo;
+use lb_format::graph::Op;
+use lb_format::{NetworkInfo, QuantizedNetwork};
 
 use super::import::parameters;
 use crate::args::InspectArgs;
-use crate::model_file::Model;
+use crate::engine::{self, Planned};
+use crate::model_file::Place;
+use crate::subject::Packed;
 use crate::table::{Rows, thousands};
 
 pub fn run(args: &InspectArgs) -> Result<()> {
     if args.file.extension().is_some_and(|e| e == "lbq") {
         return packed(args);
     }
-    let model = Model::find(Some(&args.file), &Device::flex())?;
+    let model = Place::find(Some(&args.file)).load(&Device::flex())?;
     network(&model.checkpoint.info);
     println!(
         "parameters:    {}",
@@ -33,7 +36,8 @@ fn network(info: &NetworkInfo) {
 }
 
 fn packed(args: &InspectArgs) -> Result<()> {
-    let net = lb_format::read(&args.file)?;
+    let packed = Packed::read(&args.file)?;
+    let net = &packed.network;
     network(&net.info);
     let r = &net.recipe;
     println!(
@@ -41,6 +45,15 @@ fn packed(args: &InspectArgs) -> Result<()> {
         r.widths, r.method, r.producer
     );
     println!("calibrated on: {}, seed {}\n", r.calibrated_on, r.seed);
+    layers(net);
+    println!();
+    activations(net);
+    println!();
+    graph(&packed)
+}
+
+/// Weights.
+fn layers(net: &QuantizedNetwork) {
     let mut rows = Rows::new(&["layer", "shape", "weight bits", "scales", "offsets"]);
     for l in &net.layers {
         let (scales, offsets) = match &l.weight {
@@ -65,7 +78,10 @@ fn packed(args: &InspectArgs) -> Result<()> {
         ]);
     }
     rows.print();
-    println!();
+}
+
+/// Activations.
+fn activations(net: &QuantizedNetwork) {
     let mut rows = Rows::new(&["activation", "bits", "scale", "zero point"]);
     for a in &net.activations {
         rows.add(match &a.qparams {
@@ -87,5 +103,54 @@ fn packed(args: &InspectArgs) -> Result<()> {
         });
     }
     rows.print();
+}
+
+/// How they are connected, and what would run them here.
+fn graph(packed: &Packed) -> Result<()> {
+    let net = &packed.network;
+    let planned = engine::plan(packed)?;
+    let kernel = |layer: &str| match &planned {
+        Planned::Integer(plan) => (plan.layers().into_iter())
+            .find(|l| l.name == layer)
+            .and_then(|l| l.kernel),
+        Planned::Unsupported(_) => None,
+    };
+    let mut rows = Rows::new(&["node", "operation", "reads", "output", "bits", "kernel"]);
+    let edges = net.graph.edges(net)?;
+    for (i, (node, edge)) in net.graph.nodes.iter().zip(edges).enumerate() {
+        let reads: Vec<String> = node.inputs.iter().map(ToString::to_string).collect();
+        let kernel = match &node.op {
+            Op::Conv { layer } | Op::Linear { layer } => kernel(layer).unwrap_or("none"),
+            _ => "",
+        };
+        rows.add(vec![
+            i.to_string(),
+            operation(&node.op),
+            reads.join(", "),
+            edge.shape.to_string(),
+            edge.qparams.map_or("real".into(), |q| q.bits.to_string()),
+            kernel.into(),
+        ]);
+    }
+    rows.print();
+    if let Planned::Unsupported(why) = planned {
+        println!("\n{why}, which the integer engine does not run: `lb eval` simulates it.");
+    }
     Ok(())
+}
+
+/// An operation in words.
+fn operation(op: &Op) -> String {
+    match op {
+        Op::Image => "image".into(),
+        Op::Conv { layer } => format!("convolution {layer}"),
+        Op::Linear { layer } => format!("linear {layer}"),
+        Op::Activation { name } => format!("activation {name}"),
+        Op::Add => "add".into(),
+        Op::PadShortcut { stride, channels } => {
+            format!("shortcut, stride {stride}, {channels} channels")
+        }
+        Op::GlobalAveragePool => "average pool".into(),
+        Op::MaxPool { size, stride } => format!("max pool {size}×{size}, stride {stride}"),
+    }
 }

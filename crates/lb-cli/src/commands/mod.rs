@@ -1,10 +1,11 @@
 //! One file a command.
 
+mod bench;
 mod calibrate;
 mod data;
 mod demo;
 mod eval;
-mod import;
+pub mod import;
 mod inspect;
 mod train;
 
@@ -24,6 +25,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Import(args) => import::run(&args),
         Command::Calibrate(args) => calibrate::run(&args),
         Command::Eval(args) => eval::run(&args),
+        Command::Bench(args) => bench::run(&args),
         Command::Inspect(args) => inspect::run(&args),
     }
 }

@@ -69,6 +69,13 @@ token!(
     || std::arch::is_aarch64_feature_detected!("dotprod")
 );
 
+impl Amx {
+    /// AMX is detected only together with AVX-512 VNNI.
+    pub fn avx512(self) -> Avx512Vnni {
+        Avx512Vnni(())
+    }
+}
+
 #[cfg(target_arch = "x86_64")]
 mod amx {
     //! `is_x86_feature_detected!` does not know AMX yet, and the state of its tiles must be asked

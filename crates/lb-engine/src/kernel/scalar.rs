@@ -163,7 +163,7 @@ impl<N: Numbers> Run for Prepared<N> {
 pub(crate) fn finish(conv: &Conv, io: &mut Io, acc: f32, c: usize, y: usize, x: usize) {
     let r: &Requant = &conv.requant;
     let sum = match r.sum {
-        Some(_) => io.sums[y * conv.output.width + x] as f32,
+        Some(_) => io.sums[y * conv.output.width + x],
         None => 0.0,
     };
     let residual = (io.residual.as_ref().zip(conv.residual))

@@ -5,6 +5,7 @@ use burn::tensor::{Tensor, s};
 use lb_nn::layer::{Act, Conv};
 
 use super::site::{ActRole, ActSite, ConvRole, ConvSite, Rewrite};
+use super::trace::{Seen, Trace};
 
 /// Two 3×3 convolutions and a shortcut:
 ///
@@ -35,25 +36,33 @@ pub struct Block<C: Module, A: Module> {
     pub stride: usize,
 }
 
-/// Receives the real-valued output of every convolution, before its activation.
-pub(crate) type Trace<'a> = &'a mut dyn FnMut(&str, &Tensor<4>);
+/// Applies an activation and shows what goes in and what comes out.
+pub(crate) fn act<A: Act>(act: &A, name: &str, x: Tensor<4>, trace: Trace) -> Tensor<4> {
+    trace(Seen::ActInput, name, &x);
+    let y = act.forward(x);
+    trace(Seen::ActOutput, name, &y);
+    y
+}
+
+/// Applies a convolution and shows what comes out.
+pub(crate) fn conv<C: Conv>(conv: &C, name: &str, x: Tensor<4>, trace: Trace) -> Tensor<4> {
+    let y = conv.forward(x);
+    trace(Seen::Layer, name, &y);
+    y
+}
 
 impl<C: Conv, A: Act> Block<C, A> {
     pub(crate) fn forward(&self, index: usize, x: Tensor<4>, trace: Trace) -> Tensor<4> {
-        let u = self.input.forward(x.clone());
-        let y = self.conv1.forward(u.clone());
-        trace(&format!("blocks.{index}.conv1"), &y);
-        let y = self.conv2.forward(self.act1.forward(y));
-        trace(&format!("blocks.{index}.conv2"), &y);
+        let name = |part: &str| format!("blocks.{index}.{part}");
+        let u = act(&self.input, &name("input"), x.clone(), trace);
+        let y = conv(&self.conv1, &name("conv1"), u.clone(), trace);
+        let y = act(&self.act1, &name("act1"), y, trace);
+        let y = conv(&self.conv2, &name("conv2"), y, trace);
         let shortcut = match &self.shortcut {
-            Some(conv) => {
-                let y = conv.forward(u);
-                trace(&format!("blocks.{index}.shortcut"), &y);
-                y
-            }
+            Some(shortcut) => conv(shortcut, &name("shortcut"), u, trace),
             None => pad_shortcut(x, self.channels, self.stride),
         };
-        self.act2.forward(y + shortcut)
+        act(&self.act2, &name("act2"), y + shortcut, trace)
     }
 
     pub(crate) fn rewrite<L, R: Rewrite<C, A, L>>(

@@ -9,8 +9,10 @@ use lb_nn::{
     ConvBn, ConvBnConfig, FloatAct, Nonlinearity, ObservedAct, QuantAct, QuantConv2d, QuantLinear,
 };
 
-use super::block::Trace;
-use super::{ActRole, ActSite, Arch, Block, ConvRole, ConvSite, Rewrite, Shortcut, init};
+use super::block::{act, conv};
+use super::{
+    ActRole, ActSite, Arch, Block, ConvRole, ConvSite, Rewrite, Seen, Shortcut, Trace, init,
+};
 
 /// A CIFAR ResNet whose convolutions are `C`, activations `A` and final layer `L`.
 #[derive(Module, Debug)]
@@ -115,22 +117,23 @@ impl<C: Conv, A: Act, L: Dense> ResNet<C, A, L> {
     /// - `x`: `[N, 3, 32, 32]`
     /// - output: `[N, classes]`
     pub fn forward(&self, x: Tensor<4>) -> Tensor<2> {
-        self.forward_traced(x, &mut |_, _| {})
+        self.forward_traced(x, &mut |_, _, _| {})
     }
 
-    /// As [`forward`](Self::forward), showing `trace` every convolution's name and output
-    /// `[N, C_out, H, W]` before its activation, and the logits as `linear` `[N, classes, 1, 1]`.
+    /// As [`forward`](Self::forward), showing `trace` every layer's output, and every activation's
+    /// input and output; the logits as [`Seen::Layer`] `linear`, `[N, classes, 1, 1]`.
     pub fn forward_traced(&self, x: Tensor<4>, trace: Trace) -> Tensor<2> {
-        let x = self.stem.forward(self.input.forward(x));
-        trace("stem", &x);
-        let mut x = self.stem_act.forward(x);
+        let x = act(&self.input, "input", x, trace);
+        let x = conv(&self.stem, "stem", x, trace);
+        let mut x = act(&self.stem_act, "stem_act", x, trace);
         for (i, block) in self.blocks.iter().enumerate() {
             x = block.forward(i, x, trace);
         }
-        let x = self.pooled.forward(x.mean_dim(3).mean_dim(2));
+        let x = act(&self.pooled, "pooled", x.mean_dim(3).mean_dim(2), trace);
         let logits = self.linear.forward(x.flatten(1, 3));
         let [n, classes] = logits.dims();
-        trace("linear", &logits.clone().reshape([n, classes, 1, 1]));
+        let seen = logits.clone().reshape([n, classes, 1, 1]);
+        trace(Seen::Layer, "linear", &seen);
         logits
     }
 

@@ -21,7 +21,8 @@ pub enum Method {
     MovingAverage,
     /// Activations clipped to 99.9 % of the values; weights as [`Method::Mse`].
     Percentile,
-    /// Least squared error: activations per tensor, weights per channel with a real offset.
+    /// Least squared error: activations per tensor, weights per channel, below 8 bits with a real
+    /// offset.
     Mse,
     /// Activations by Kullback–Leibler divergence; weights as [`Method::Mse`].
     Kl,
@@ -66,6 +67,10 @@ impl Method {
     pub(super) const fn weight_scheme(self, bits: BitWidth) -> (QScheme, WeightRule) {
         let (symmetry, rule) = match self {
             Self::MinMax => (Symmetry::Symmetric, WeightRule::MinMax),
+            // From 8 bits on an offset gains nothing that can be measured, and without one an
+            // integer engine has no sums of inputs to compute.
+            Self::Lbtorch => (Symmetry::Affine, WeightRule::Mse),
+            _ if bits.get() >= 8 => (Symmetry::Symmetric, WeightRule::Mse),
             _ => (Symmetry::Affine, WeightRule::Mse),
         };
         (

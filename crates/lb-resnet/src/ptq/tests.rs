@@ -1,46 +1,14 @@
 //! The pipeline on a small random network.
 
-use burn::module::{Module, Param, RunningState};
 use burn::tensor::{Device, Distribution, Tensor};
-use lb_data::{DataSource, ImageSet, Split, SyntheticConfig};
+use lb_data::ImageSet;
 use lb_format::{BitWidth, file};
 
 use super::*;
 use crate::checkpoint::normalization;
-use crate::model::{Arch, FloatNet, QuantNet, Shortcut};
+use crate::model::{Arch, QuantNet, Shortcut};
+use crate::test_data::{calibration_images, network};
 use crate::{report, test_data};
-
-/// A network whose batch normalizations have something to fold.
-fn network(arch: Arch, shortcut: Shortcut, device: &Device) -> FloatNet {
-    let mut net = FloatNet::init(arch, shortcut, 10, 1, device);
-    device.seed(11);
-    let random = |n: usize, lo, hi| Tensor::<1>::random([n], Distribution::Uniform(lo, hi), device);
-    let randomize = |c: &mut lb_nn::ConvBn| {
-        let n = c.bn.gamma.val().dims()[0];
-        c.bn.gamma = Param::from_tensor(random(n, 0.5, 1.2));
-        c.bn.beta = Param::from_tensor(random(n, -0.3, 0.3));
-        c.bn.running_mean = RunningState::new(random(n, -0.5, 0.5));
-        c.bn.running_var = RunningState::new(random(n, 0.5, 2.0));
-    };
-    randomize(&mut net.stem);
-    for b in &mut net.blocks {
-        randomize(&mut b.conv1);
-        randomize(&mut b.conv2);
-        if let Some(c) = &mut b.shortcut {
-            randomize(c);
-        }
-    }
-    net.valid()
-}
-
-fn calibration_images(n: usize) -> ImageSet {
-    let config = SyntheticConfig {
-        train: n,
-        test: 1,
-        ..Default::default()
-    };
-    DataSource::synthetic(config).load(Split::Train).unwrap()
-}
 
 fn relative(a: Tensor<2>, b: Tensor<2>) -> f32 {
     let scale = b.clone().abs().max().into_scalar::<f32>();
@@ -183,18 +151,46 @@ fn files_of_another_topology_are_refused() {
     assert!(refused(&|p| p.info.arch = "resnet20".into()).contains("blocks.1.conv1"));
     assert!(refused(&|p| p.info.arch = "vgg".into()).contains("vgg"));
     assert!(refused(&|p| p.info.shortcut = "c".into()).contains("shortcut"));
-    assert!(refused(&|p| p.info.classes.truncate(5)).contains("linear"));
+    assert!(refused(&|p| p.info.classes.truncate(5)).contains("expected 5×1×1 logits"));
     assert!(refused(&|p| drop(p.layers.remove(2))).contains("missing"));
     assert!(refused(&|p| p.activations[1].relu = false).contains("relu"));
-    assert!(
-        refused(&|p| {
-            p.layers[1].kind = lb_format::LayerKind::Conv {
-                stride: 2,
-                padding: 1,
-            };
-        })
-        .contains("stride")
-    );
+    let conv = |stride, padding| lb_format::LayerKind::Conv { stride, padding };
+    let e = refused(&|p| p.layers[1].kind = conv(2, 1));
+    assert!(e.contains("cannot be added"), "{e}");
+    // A wider border all around is a consistent network, but another one.
+    let e = refused(&|p| p.layers[0].kind = conv(1, 2));
+    assert!(e.contains("layer `stem`") && e.contains("padding"), "{e}");
+    // All parts are those of the architecture, but a shortcut starts elsewhere: the engine would
+    // run another network than the simulation.
+    let e = refused(&|p| {
+        let mut nodes = p.graph.nodes.iter_mut();
+        let add = nodes.find(|n| n.op == lb_format::graph::Op::Add).unwrap();
+        add.inputs[1] = add.inputs[0] - 1;
+    });
+    assert!(e.contains("graph") && e.contains("resnet8"), "{e}");
+}
+
+/// The engine reads pixels by [`NetworkInfo::real_pixel`], the simulation by
+/// [`lb_data::Normalization`]: they must be the same map.
+///
+/// [`NetworkInfo::real_pixel`]: lb_format::NetworkInfo::real_pixel
+#[test]
+fn engine_and_simulation_see_the_same_pixels() {
+    use lb_data::Normalization;
+    let pixels: Vec<u8> = (0..3).flat_map(|_| 0..=255).collect();
+    for n in [Normalization::IMAGENET, Normalization::CIFAR10] {
+        let info = lb_format::NetworkInfo {
+            mean: n.mean,
+            std: n.std,
+            ..test_data::info("resnet8", Shortcut::A)
+        };
+        let mut real = vec![0.0; pixels.len()];
+        normalization(&info).normalize_into(&pixels, &mut real);
+        for (i, (&pixel, real)) in pixels.iter().zip(real).enumerate() {
+            let engine = info.real_pixel(i / 256, pixel);
+            assert_eq!(engine.to_bits(), real.to_bits(), "{n:?}, {i}");
+        }
+    }
 }
 
 #[test]

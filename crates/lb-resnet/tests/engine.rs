@@ -1,0 +1,161 @@
+//! The integer engine against the simulation, on random networks and on real ones.
+//!
+//! `cargo test --release --workspace --test engine -- --nocapture` prints the counts;
+//! `LB_ENGINE_IMAGES=10000` compares on all images instead of some.
+
+#[path = "common/agreement.rs"]
+mod agreement;
+#[path = "common/pretrained.rs"]
+mod pretrained;
+#[path = "../../lb-data/tests/common/shared.rs"]
+mod shared;
+#[path = "../src/test_data.rs"]
+mod test_data;
+
+use agreement::compare;
+use burn::tensor::Device;
+use lb_data::{ImageSet, Split};
+use lb_format::{BitWidth, QuantizedNetwork};
+use lb_resnet::checkpoint::{Checkpoint, normalization};
+use lb_resnet::model::{self, FoldedNet, Shortcut};
+use lb_resnet::ptq::{self, Calibration, Options};
+use pretrained::{clean, import};
+
+/// The widths that the issue asks for.
+const WIDTHS: [&str; 9] = ["1", "2", "3", "4", "5", "6", "7", "8", "16"];
+
+fn options(bits: &str) -> Options {
+    Options::new(bits.parse().unwrap())
+}
+
+/// A network and its calibration.
+struct Observed {
+    folded: FoldedNet,
+    calibration: Calibration,
+    info: lb_format::NetworkInfo,
+}
+
+impl Observed {
+    fn new(float: Checkpoint, set: &ImageSet) -> Self {
+        let folded = ptq::fold(float.net);
+        let n = normalization(&float.info);
+        let device = Device::flex();
+        Self {
+            calibration: ptq::observe(&folded, set, &n, &device, &mut |_| true).unwrap(),
+            folded,
+            info: float.info,
+        }
+    }
+
+    fn pack(&self, options: &Options) -> QuantizedNetwork {
+        let net = ptq::quantize(&self.folded, &self.calibration, options).unwrap();
+        ptq::pack(&net, self.info.clone(), Default::default()).unwrap()
+    }
+}
+
+#[test]
+fn random_networks_give_the_same_codes() {
+    let device = Device::flex();
+    for shortcut in [Shortcut::A, Shortcut::B] {
+        let arch: model::Arch = "resnet8".parse().unwrap();
+        let set = test_data::calibration_images(96);
+        let float = Checkpoint {
+            net: test_data::network(arch, shortcut, &device),
+            info: test_data::info(arch.name, shortcut),
+            training: Default::default(),
+        };
+        let observed = Observed::new(float, &set);
+        let set = set.subset(&(0..48).collect::<Vec<_>>());
+        let mut cases: Vec<Options> = WIDTHS.map(options).to_vec();
+        cases.extend(["1", "2", "4"].map(|bits| Options {
+            edge_bits: None,
+            ..options(bits)
+        }));
+        cases.push(Options {
+            residual_bits: Some(BitWidth::EIGHT),
+            ..options("w2a4")
+        });
+        for options in cases {
+            let what = format!("resnet8 {shortcut}, {options}");
+            let found = compare(&observed.pack(&options), &set);
+            found.print(&what);
+            found.assert_ties(&what);
+            assert_eq!(found.same_class, found.images, "{what}");
+        }
+    }
+}
+
+/// Images of `set` that are compared: `default`, or as many as `LB_ENGINE_IMAGES` says.
+fn some(set: &ImageSet, default: usize) -> ImageSet {
+    let n = std::env::var("LB_ENGINE_IMAGES").map_or(default, |n| n.parse().unwrap());
+    set.subset(&set.sample_indices(n.min(set.len()), 0))
+}
+
+/// Compares `network` at `widths`: the same class for 99.9 % of the images, accuracy within 0.1
+/// point. Where a thousandth of the images is none, one may differ.
+fn assert_same(what: &str, network: &Observed, widths: &[&str], set: &ImageSet) {
+    let few = |n: u64| (n / 1000).max(1);
+    let (mut images, mut other_class) = (0, 0);
+    for bits in widths {
+        let options = options(bits);
+        let what = format!("{what}, {options}");
+        let found = compare(&network.pack(&options), set);
+        found.print(&what);
+        found.assert_ties(&what);
+        let differing = found.images - found.same_class;
+        assert!(differing <= few(found.images), "{what}: {differing} differ");
+        let apart = found.right[0].abs_diff(found.right[1]);
+        assert!(apart <= few(found.images), "{what}: {:?}", found.right);
+        images += found.images;
+        other_class += differing;
+    }
+    assert!(other_class <= few(images), "{what}: {other_class} differ");
+}
+
+fn on_clean_images(test: &str, arch: &str, file: &str, default: usize) {
+    let Some(float) = import(test, arch, file) else {
+        return;
+    };
+    let (Some(train), Some(set)) = (clean(test, Split::Train), clean(test, Split::Test)) else {
+        return;
+    };
+    let observed = Observed::new(float, &train.subset(&train.sample_indices(256, 0)));
+    let what = format!("{arch}, clean");
+    assert_same(&what, &observed, &WIDTHS, &some(&set, default));
+}
+
+#[test]
+fn resnet20_on_clean_images() {
+    on_clean_images(
+        "resnet20_on_clean_images",
+        "resnet20",
+        "resnet20-12fca82f.th",
+        509,
+    );
+}
+
+#[test]
+fn resnet56_on_clean_images() {
+    on_clean_images(
+        "resnet56_on_clean_images",
+        "resnet56",
+        "resnet56-4bfd9763.th",
+        128,
+    );
+}
+
+#[test]
+fn resnet20_on_jpeg_images() {
+    let test = "resnet20_on_jpeg_images";
+    let Some(float) = import(test, "resnet20", "resnet20-12fca82f.th") else {
+        return;
+    };
+    let Some((path, _folder)) = shared::jpeg_folder(test) else {
+        return;
+    };
+    let all = lb_data::load(path.to_str().unwrap(), Split::Test).unwrap();
+    // Test images without their labels: what is compared here is arithmetic, not accuracy.
+    let observed = Observed::new(float, &all.subset(&all.sample_indices(256, 1)));
+    let set = some(&all, 2_000);
+    assert_same("resnet20, JPEG", &observed, &["8", "4", "2"], &set);
+}
