@@ -30,6 +30,8 @@ mod pack;
 pub mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
+#[cfg(target_arch = "x86_64")]
+mod wide;
 pub mod window_sum;
 #[cfg(target_arch = "x86_64")]
 mod winograd;
@@ -106,6 +108,7 @@ pub fn available() -> Vec<Box<dyn Kernel>> {
         if let Some(token) = isa::Avx512Vnni::detect() {
             kernels.push(Box::new(winograd::Winograd(token)));
             kernels.push(Box::new(avx512vnni::Avx512Vnni(token)));
+            kernels.push(Box::new(wide::WideAvx512(token)));
         }
         if let Some(token) = isa::Avx512Popcnt::detect() {
             kernels.push(Box::new(bitserial::BitSerial(token)));
@@ -116,6 +119,7 @@ pub fn available() -> Vec<Box<dyn Kernel>> {
         if let Some(token) = isa::Avx2::detect() {
             kernels.push(Box::new(bitserial::Tables(token)));
             kernels.push(Box::new(avx2::Avx2(token)));
+            kernels.push(Box::new(wide::WideAvx2(token)));
         }
     }
     #[cfg(target_arch = "aarch64")]

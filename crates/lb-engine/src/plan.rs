@@ -20,8 +20,9 @@ use crate::simple::{CodeTable, ImageTable, Pool};
 /// values.
 pub const MAX_MEMORY: u64 = 1 << 31;
 
-/// Most bytes of a plan that do not grow with the file: tables, and the weights of a layer when
-/// more than one operation runs it. A file of some kilobytes could ask for thousands of each.
+/// Most bytes of a plan that do not grow with the file: tables, the weights of a layer when more than
+/// one operation runs it, and zeros where kernels want whole vectors of channels. A file of some
+/// kilobytes could ask for thousands of each.
 pub const MAX_REPEATED: u64 = 1 << 25;
 
 /// Most multiply-accumulates of one image, some ten times those of the largest vision networks: a
@@ -155,9 +156,18 @@ impl Plan {
             classes: network.info.classes.clone(),
             widths: network.recipe.widths.clone(),
         };
+        let macs = (fused.iter()).fold(0u64, |n, f| n.saturating_add(macs(f, &values)));
+        if macs > MAX_MACS {
+            let reason = format!("an image takes {macs} multiply-accumulates, at most {MAX_MACS}");
+            return Err(EngineError::unsupported("graph", reason));
+        }
         let (layers, repeated) = held(&fused, &values);
         within(layers, "layers", MAX_MEMORY)?;
-        within(repeated, "tables and repeated layers", MAX_REPEATED)?;
+        within(
+            repeated,
+            "tables, repeated layers and padding",
+            MAX_REPEATED,
+        )?;
         within(plan.session_memory(), "values", MAX_MEMORY)?;
         for f in &fused {
             let step = plan.step(network, f, &values, kernels)?;
@@ -348,19 +358,47 @@ impl Plan {
     }
 }
 
-/// Bytes that a plan holds for `fused`: for layers (integer weights, and a kernel's packing of
-/// them), and for tables and the further operations of a layer.
+fn weights(layer: &Layer) -> u64 {
+    layer.weight.shape().iter().map(|&n| n as u64).product()
+}
+
+/// Multiply-accumulates an image.
+fn macs(fused: &Fused, values: &[Value]) -> u64 {
+    match fused {
+        Fused::Conv { layer, out, .. } => {
+            let shape = values[*out].shape;
+            weights(layer).saturating_mul((shape.height * shape.width) as u64)
+        }
+        _ => 0,
+    }
+}
+
+/// Bytes that a plan holds for a layer: its integers, and a kernel's packing of them.
+fn packed(layer: &Layer, stride: usize) -> u64 {
+    let [kh, kw] = match layer.weight.shape() {
+        &[_, _, kh, kw] => [kh, kw],
+        _ => [1, 1],
+    };
+    // Rows of whole vectors, 16 output channels together; two bytes a weight, or transformed.
+    let rows = layer.bias.len().next_multiple_of(16) as u64 * kh as u64;
+    let vectors = rows * (kw * stride).next_multiple_of(64) as u64;
+    4 * weights(layer) + (2 * vectors).max(4 * weights(layer))
+}
+
+/// Bytes that a plan holds for `fused`: what grows with the weights in the file, and what does not.
 fn held(fused: &[Fused], values: &[Value]) -> (u64, u64) {
     let mut seen = HashSet::new();
     let (mut layers, mut repeated) = (0, 0);
     for f in fused {
         match f {
-            Fused::Conv { layer, .. } => {
-                let weights: u64 = layer.weight.shape().iter().map(|&n| n as u64).product();
-                match seen.insert(&layer.name) {
-                    true => layers += 8 * weights,
-                    false => repeated += 8 * weights,
-                }
+            Fused::Conv { layer, input, .. } => {
+                let bytes = packed(layer, values[*input].stride);
+                let paid = match seen.insert(&layer.name) {
+                    true => bytes.min(16 * weights(layer)),
+                    false => 0,
+                };
+                layers += paid;
+                repeated += bytes - paid;
             }
             Fused::Table { input, .. } => {
                 let codes = values[*input].params.as_ref();

@@ -268,6 +268,46 @@ fn real_values_are_computed_once_for_all_readers() {
     check_all_ways(&network, 8);
 }
 
+/// The shapes of residual networks, for which there are ways of their own: 16, 32, 64 and 128
+/// channels, halved images, shortcuts by option A.
+#[test]
+fn residual_networks_of_usual_shapes() {
+    for bits in [8, 4, 2, 1] {
+        let weight = WeightSpec {
+            offset: match bits {
+                8 => common::build::Offset::None,
+                _ => common::build::Offset::Any,
+            },
+            ..WeightSpec::plain(bits)
+        };
+        let codes = ActSpec::plain(bits);
+        let mut b = Builder::new(16, 16, u64::from(bits));
+        let x = b.input(ActSpec {
+            zero: 110,
+            ..ActSpec::plain(8)
+        });
+        let x = b.conv(x, ConvSpec::same(16, 3, 1, WeightSpec::plain(8)));
+        let mut x = b.activation(x, true, Some(ActSpec::plain(8)));
+        for (channels, stride) in [(16, 1), (32, 2), (64, 2), (128, 2)] {
+            let narrow = b.activation(x, false, Some(codes));
+            let y = b.conv(narrow, ConvSpec::same(channels, 3, stride, weight));
+            let y = b.activation(y, true, Some(codes));
+            let y = b.conv(y, ConvSpec::same(channels, 3, 1, weight));
+            if stride == 2 {
+                x = b.op(Op::PadShortcut { stride, channels }, &[x]);
+            }
+            let sum = b.op(Op::Add, &[y, x]);
+            x = b.activation(sum, true, Some(ActSpec::plain(8)));
+        }
+        b.head(x, ActSpec::plain(8), 10, WeightSpec::plain(8));
+        let network = b.finish();
+        let plan = plan(&network);
+        let counts = compare(&network, &plan, &images(&plan, 2, 3));
+        assert!(counts.plausible(), "{bits} bits: {counts:?}");
+        check_all_ways(&network, 4);
+    }
+}
+
 /// Weights beyond the cache send images through a layer in groups: still the same results.
 #[test]
 fn groups_of_images_give_the_same_results() {

@@ -542,26 +542,44 @@ fn sessions_beyond_the_limit_are_refused() {
     assert!(e.contains("bytes for values"), "{e}");
 }
 
-/// A kernel as large as the image costs its square.
-#[test]
-fn days_of_work_are_refused() {
+/// One channel to one through a kernel of 1000×1000, 125 kB in the file, on an image of that side
+/// and `more`.
+fn large_kernel(more: usize) -> QuantizedNetwork {
     let mut b = Builder::new(1, 1, 1);
     let x = b.input(ActSpec::plain(8));
     let x = b.conv(x, ConvSpec::same(1, 1, 1, WeightSpec::plain(8)));
     let x = b.activation(x, true, Some(ActSpec::plain(8)));
-    let x = b.conv(x, ConvSpec::same(3, 31, 1, WeightSpec::plain(1)));
+    let mut conv = ConvSpec::same(1, 1, 1, WeightSpec::plain(1));
+    conv.padding = 0;
+    let x = b.conv(x, conv);
     let x = b.activation(x, true, Some(ActSpec::plain(8)));
     b.head(x, ActSpec::plain(8), 2, WeightSpec::plain(8));
     let mut network = b.finish();
-    network.graph.input = Shape::new(3, 2000, 2000);
+    network.graph.input = Shape::new(3, 1000 + more, 1000 + more);
     let one_bit = BitWidth::new(1).unwrap();
-    let shape = [3, 1, 1000, 1000];
     let Weight::Codes { codes, .. } = &mut network.layers[1].weight else {
         panic!("a float weight")
     };
-    *codes = PackedTensor::pack(&vec![0; 3_000_000], &shape, one_bit, true).unwrap();
-    let e = refused(&network);
+    let shape = [1, 1, 1000, 1000];
+    *codes = PackedTensor::pack(&vec![0; 1_000_000], &shape, one_bit, true).unwrap();
+    network
+}
+
+/// A kernel as large as the image costs its square.
+#[test]
+fn days_of_work_are_refused() {
+    let e = refused(&large_kernel(1100));
     assert!(e.contains("multiply-accumulates"), "{e}");
+}
+
+/// Kernels pad channels to whole vectors: one channel to one takes 256 times its weights.
+#[test]
+fn padding_of_channels_is_bounded() {
+    let e = refused(&large_kernel(0));
+    assert!(
+        e.contains("bytes for tables, repeated layers and padding"),
+        "{e}"
+    );
 }
 
 /// As many nodes, layers and activations as a file may have: names are looked up often, and that

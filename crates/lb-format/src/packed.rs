@@ -80,7 +80,8 @@ impl PackedTensor {
                 ),
             ));
         }
-        let unused = layout.row_bytes * 8 - layout.row_len * usize::from(bits.get());
+        // Of the bits of a row's last byte; its product was checked.
+        let unused = (8 - layout.row_len * usize::from(bits.get()) % 8) % 8;
         if unused > 0 {
             let mask = 0xffu8 << (8 - unused);
             for (r, row) in bytes.chunks_exact(layout.row_bytes).enumerate() {
@@ -239,6 +240,9 @@ mod tests {
             let r = PackedTensor::from_bytes(vec![0; 8], &shape, BitWidth::EIGHT, false);
             assert!(r.is_err(), "{shape:?}");
         }
+        // No rows, each of all the bits there can be: nothing overflows.
+        let one = BitWidth::new(1).unwrap();
+        assert!(PackedTensor::from_bytes(Vec::new(), &[0, usize::MAX], one, false).is_ok());
     }
 
     proptest! {

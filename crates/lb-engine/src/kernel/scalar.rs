@@ -31,7 +31,7 @@ impl Kernel for Scalar {
 }
 
 /// Types of weights and accumulators.
-trait Numbers: Send + Sync {
+pub(super) trait Numbers: Send + Sync {
     type Weight: Copy + Send + Sync;
     type Acc: Copy + Default + Send + Sync;
     fn weight(q: i32) -> Self::Weight;
@@ -53,6 +53,7 @@ impl Numbers for Narrow {
     fn start(acc: i64) -> i32 {
         acc as i32
     }
+    #[inline(always)]
     fn multiply_add(acc: &mut [i32], x: u16, w: &[i16]) {
         let x = x as i16;
         for (acc, &w) in acc.iter_mut().zip(w) {
@@ -66,7 +67,7 @@ impl Numbers for Narrow {
 }
 
 /// Anything.
-struct Wide;
+pub(super) struct Wide;
 
 impl Numbers for Wide {
     type Weight = i32;
@@ -77,6 +78,7 @@ impl Numbers for Wide {
     fn start(acc: i64) -> i64 {
         acc
     }
+    #[inline(always)]
     fn multiply_add(acc: &mut [i64], x: u16, w: &[i32]) {
         for (acc, &w) in acc.iter_mut().zip(w) {
             *acc += i64::from(x) * i64::from(w);
@@ -87,7 +89,8 @@ impl Numbers for Wide {
     }
 }
 
-struct Prepared<N: Numbers> {
+/// A convolution in plain loops.
+pub(super) struct Prepared<N: Numbers> {
     conv: Conv,
     /// `[k_h, k_w, C_in, C_out]`
     weights: Vec<N::Weight>,
@@ -96,7 +99,7 @@ struct Prepared<N: Numbers> {
 }
 
 impl<N: Numbers> Prepared<N> {
-    fn new(conv: Conv) -> Self {
+    pub(super) fn new(conv: Conv) -> Self {
         let depth = conv.layer.depth();
         let weights = (0..depth)
             .flat_map(|i| conv.layer.q.iter().skip(i).step_by(depth))
@@ -111,6 +114,7 @@ impl<N: Numbers> Prepared<N> {
     }
 
     /// Accumulates the output channels `block` at (`y`, `x`).
+    #[inline(always)]
     fn position(&self, io: &Io, acc: &mut [N::Acc], block: Range<usize>, y: usize, x: usize) {
         let (conv, layer) = (&self.conv, &self.conv.layer);
         let [kh, kw] = layer.kernel;
@@ -133,14 +137,10 @@ impl<N: Numbers> Prepared<N> {
             }
         }
     }
-}
 
-impl<N: Numbers> Run for Prepared<N> {
-    fn conv(&self) -> &Conv {
-        &self.conv
-    }
-
-    fn run(&self, mut io: Io) {
+    /// All positions. Always inlined: callers compile it for their instructions.
+    #[inline(always)]
+    pub(super) fn positions(&self, mut io: Io) {
         check(&self.conv, &io, 0);
         let out = self.conv.output;
         let mut acc = [N::Acc::default(); BLOCK];
@@ -157,9 +157,24 @@ impl<N: Numbers> Run for Prepared<N> {
             }
         }
     }
+
+    pub(super) fn conv(&self) -> &Conv {
+        &self.conv
+    }
+}
+
+impl<N: Numbers> Run for Prepared<N> {
+    fn conv(&self) -> &Conv {
+        &self.conv
+    }
+
+    fn run(&self, io: Io) {
+        self.positions(io);
+    }
 }
 
 /// Requantizes the accumulator of channel `c` at (`y`, `x`) and stores it.
+#[inline(always)]
 pub(crate) fn finish(conv: &Conv, io: &mut Io, acc: f32, c: usize, y: usize, x: usize) {
     let r: &Requant = &conv.requant;
     let sum = match r.sum {
