@@ -31,7 +31,7 @@ impl Kernel for Scalar {
 }
 
 /// Types of weights and accumulators.
-pub(super) trait Numbers: Send + Sync {
+trait Numbers: Send + Sync {
     type Weight: Copy + Send + Sync;
     type Acc: Copy + Default + Send + Sync;
     fn weight(q: i32) -> Self::Weight;
@@ -53,7 +53,6 @@ impl Numbers for Narrow {
     fn start(acc: i64) -> i32 {
         acc as i32
     }
-    #[inline(always)]
     fn multiply_add(acc: &mut [i32], x: u16, w: &[i16]) {
         let x = x as i16;
         for (acc, &w) in acc.iter_mut().zip(w) {
@@ -67,7 +66,7 @@ impl Numbers for Narrow {
 }
 
 /// Anything.
-pub(super) struct Wide;
+struct Wide;
 
 impl Numbers for Wide {
     type Weight = i32;
@@ -78,7 +77,6 @@ impl Numbers for Wide {
     fn start(acc: i64) -> i64 {
         acc
     }
-    #[inline(always)]
     fn multiply_add(acc: &mut [i64], x: u16, w: &[i32]) {
         for (acc, &w) in acc.iter_mut().zip(w) {
             *acc += i64::from(x) * i64::from(w);
@@ -89,8 +87,7 @@ impl Numbers for Wide {
     }
 }
 
-/// A convolution in plain loops.
-pub(super) struct Prepared<N: Numbers> {
+struct Prepared<N: Numbers> {
     conv: Conv,
     /// `[k_h, k_w, C_in, C_out]`
     weights: Vec<N::Weight>,
@@ -99,7 +96,7 @@ pub(super) struct Prepared<N: Numbers> {
 }
 
 impl<N: Numbers> Prepared<N> {
-    pub(super) fn new(conv: Conv) -> Self {
+    fn new(conv: Conv) -> Self {
         let depth = conv.layer.depth();
         let weights = (0..depth)
             .flat_map(|i| conv.layer.q.iter().skip(i).step_by(depth))
@@ -114,7 +111,6 @@ impl<N: Numbers> Prepared<N> {
     }
 
     /// Accumulates the output channels `block` at (`y`, `x`).
-    #[inline(always)]
     fn position(&self, io: &Io, acc: &mut [N::Acc], block: Range<usize>, y: usize, x: usize) {
         let (conv, layer) = (&self.conv, &self.conv.layer);
         let [kh, kw] = layer.kernel;
@@ -137,10 +133,14 @@ impl<N: Numbers> Prepared<N> {
             }
         }
     }
+}
 
-    /// All positions. Always inlined: callers compile it for their instructions.
-    #[inline(always)]
-    pub(super) fn positions(&self, mut io: Io) {
+impl<N: Numbers> Run for Prepared<N> {
+    fn conv(&self) -> &Conv {
+        &self.conv
+    }
+
+    fn run(&self, mut io: Io) {
         check(&self.conv, &io, 0);
         let out = self.conv.output;
         let mut acc = [N::Acc::default(); BLOCK];
@@ -156,20 +156,6 @@ impl<N: Numbers> Prepared<N> {
                 }
             }
         }
-    }
-
-    pub(super) fn conv(&self) -> &Conv {
-        &self.conv
-    }
-}
-
-impl<N: Numbers> Run for Prepared<N> {
-    fn conv(&self) -> &Conv {
-        &self.conv
-    }
-
-    fn run(&self, io: Io) {
-        self.positions(io);
     }
 }
 
