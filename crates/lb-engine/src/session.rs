@@ -124,23 +124,27 @@ impl Session {
             };
             worker.run(plan, pixels, logits);
         };
-        // Groups no larger than each thread's share.
+        // Groups no larger than each thread's share; threads take some groups at a time.
         let group = plan.group.min(batch.div_ceil(workers.len())).max(1);
+        let share = (batch / (4 * workers.len()))
+            .next_multiple_of(group)
+            .max(group);
+        let run_share = |worker: usize, images: &[u8], logits: &mut [f32]| {
+            let logits = logits.chunks_mut(group * classes);
+            for (logits, images) in logits.zip(images.chunks(group * bytes)) {
+                run(worker, images, logits);
+            }
+        };
         match &self.pool {
             Some(pool) if batch > 1 => pool.install(|| {
-                let logits = self.logits.par_chunks_mut(group * classes);
-                let images = images.par_chunks(group * bytes);
+                let logits = self.logits.par_chunks_mut(share * classes);
+                let images = images.par_chunks(share * bytes);
                 logits.zip(images).for_each(|(logits, images)| {
                     let worker = rayon::current_thread_index().expect("this is a pool's thread");
-                    run(worker, images, logits);
+                    run_share(worker, images, logits);
                 });
             }),
-            _ => {
-                let logits = self.logits.chunks_mut(group * classes);
-                for (logits, images) in logits.zip(images.chunks(group * bytes)) {
-                    run(0, images, logits);
-                }
-            }
+            _ => run_share(0, images, &mut self.logits),
         }
         Ok(Output {
             logits: &self.logits,

@@ -201,7 +201,15 @@ fn sixteen_bits() -> impl Iterator<Item = Recipe> {
                 ..Recipe::body(16, 8, 8)
             };
             let codes = [Codes::Random, Codes::Extreme, Codes::Largest];
-            codes.map(|codes| Recipe { codes, ..recipe })
+            let sizes = [(5, 6, 1), (1, 1, 1), (3, 3, 1), (6, 9, 2), (2, 31, 3)];
+            codes.into_iter().flat_map(move |codes| {
+                sizes.map(|(height, width, stride)| Recipe {
+                    input: Shape::new(33, height, width),
+                    stride,
+                    codes,
+                    ..recipe
+                })
+            })
         })
 }
 

@@ -112,7 +112,10 @@ impl Prepared {
             Values::F32(_) => unreachable!("convolutions read codes"),
         }
         let (out, depth) = (self.conv.output, self.conv.layer.depth());
-        let together = POSITIONS.min(out.width);
+        let together = match out.width {
+            POSITIONS.. => POSITIONS,
+            _ => 1,
+        };
         let blocks = self.weights.chunks_exact(depth).zip(&self.start);
         for (b, (weights, start)) in blocks.enumerate() {
             let block = Block { weights, start };
