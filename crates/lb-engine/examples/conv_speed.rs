@@ -2,11 +2,14 @@
 //!
 //!     cargo run --release -p lb-engine --example conv_speed [-- BITS [KERNEL…]]
 //!
-//! GMAC/s count multiply-accumulates of the direct algorithm, whatever the kernel does.
+//! GMAC/s count multiply-accumulates of the direct algorithm, whatever the kernel does. Behind them
+//! stands their share of what the CPU reaches in a loop of nothing but the kernel's instructions
+//! (`kernel::peak`).
 
 use std::time::Instant;
 
 use lb_engine::kernel::available;
+use lb_engine::kernel::peak::peaks;
 use lb_engine::synthetic::{Inputs, Recipe, outputs};
 use lb_format::graph::Shape;
 
@@ -39,6 +42,12 @@ fn main() {
         ("128, 15×15", Recipe::body(128, 15, bits)),
         ("512, 4×4", Recipe::body(512, 4, bits)),
     ];
+    let mut measured = Vec::new();
+    for peak in peaks() {
+        let gmacs = peak.macs as f64 / best(|| peak.run()) / 1e9;
+        println!("peak of {:20} {gmacs:7.1} GMAC/s", peak.name);
+        measured.push((peak, gmacs));
+    }
     for kernel in available() {
         if args.len() > 1 && !args[1..].iter().any(|a| a == kernel.name()) {
             continue;
@@ -53,22 +62,34 @@ fn main() {
             let (inputs, macs) = (Inputs::new(recipe, &conv), conv.macs());
             let prepared = kernel.prepare(conv);
             let (mut output, mut scratch) = outputs(&*prepared, 1);
-            // The best of many short rounds: the machine is shared.
-            let mut best = f64::INFINITY;
-            for _ in 0..200 {
-                let start = Instant::now();
-                let n = 5;
-                for _ in 0..n {
-                    inputs.run(&*prepared, &mut output, &mut scratch);
-                }
-                best = best.min(start.elapsed().as_secs_f64() / f64::from(n));
-            }
+            let time = best(|| inputs.run(&*prepared, &mut output, &mut scratch));
+            let gmacs = macs as f64 / time / 1e9;
+            let widest = recipe.weight_bits.max(recipe.input_bits);
+            let share = measured
+                .iter()
+                .find(|(peak, _)| peak.bounds(kernel.name(), widest))
+                .map_or(String::new(), |(peak, most)| {
+                    format!(", {:3.0} % of {}", 100.0 * gmacs / most, peak.name)
+                });
             println!(
-                "  {name:18} {:9.2} µs  {:7.1} GMAC/s  (modelled {:.1} µs)",
-                best * 1e6,
-                macs as f64 / best / 1e9,
+                "  {name:18} {:9.2} µs  {gmacs:7.1} GMAC/s{share}  (modelled {:.1} µs)",
+                time * 1e6,
                 cost / 1e3
             );
         }
     }
+}
+
+/// Seconds of a run: the best of many short rounds, as the machine is shared.
+fn best(mut run: impl FnMut()) -> f64 {
+    let mut best = f64::INFINITY;
+    for _ in 0..200 {
+        let start = Instant::now();
+        let n = 5;
+        for _ in 0..n {
+            run();
+        }
+        best = best.min(start.elapsed().as_secs_f64() / f64::from(n));
+    }
+    best
 }

@@ -27,6 +27,7 @@ pub mod isa;
 mod neon;
 #[cfg(target_arch = "x86_64")]
 mod pack;
+pub mod peak;
 pub mod scalar;
 #[cfg(target_arch = "x86_64")]
 mod tiles;

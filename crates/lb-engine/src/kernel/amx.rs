@@ -33,9 +33,9 @@ use super::{Kernel, Run, check, check_together};
 use crate::conv::{Conv, Io};
 
 /// Bytes of a tile's row.
-const ROW: usize = 64;
+pub(super) const ROW: usize = 64;
 /// Bytes of a tile.
-const TILE: usize = 16 * ROW;
+pub(super) const TILE: usize = 16 * ROW;
 /// Input rows that a step may read behind the last pixel: within [`TAIL`](crate::plane::TAIL).
 const _: () = assert!(ROW <= crate::plane::TAIL);
 
@@ -150,7 +150,7 @@ impl Prepared {
 ///
 /// Of a kernel row with fewer bytes than a tile's, only those are loaded: a load that crosses a
 /// cache line takes several times as long.
-fn config(rows: usize, run: usize, a: usize, b: usize) -> Line<u8, 64> {
+pub(super) fn config(rows: usize, run: usize, a: usize, b: usize) -> Line<u8, 64> {
     let depth = run.min(ROW);
     let mut c = [0; 64];
     c[0] = 1;
