@@ -58,15 +58,10 @@ impl Buffer {
     /// Bytes that [`new`](Self::new) takes; in 64 bits, so that it is known on any machine whether
     /// they are too many.
     pub const fn size(need: &Need) -> u64 {
-        let bytes = match need.kind {
-            Kind::U8 => 1,
-            Kind::U16 => 2,
-            Kind::F32 => 4,
-        };
         let plane = &need.plane;
         let border = 2 * plane.border as u64;
         let pixels = (plane.height as u64 + border) * (plane.width as u64 + border);
-        (pixels * plane.stride as u64 * need.images as u64 + TAIL as u64) * bytes
+        (pixels * plane.stride as u64 * need.images as u64 + TAIL as u64) * need.kind.bytes() as u64
     }
 
     /// The values of image `i` and everything behind them.

@@ -22,25 +22,25 @@ pub struct Epilogue {
 #[derive(Clone, Debug)]
 pub struct Conv {
     /// Integer weights.
-    pub layer: IntegerLayer,
+    pub(crate) layer: IntegerLayer,
     /// Layout of the input's codes.
-    pub input: Plane,
+    pub(crate) input: Plane,
     /// Largest input code.
-    pub input_max: i32,
-    /// Whether input codes are bytes, or 16 bits.
-    pub input_bytes: bool,
+    pub(crate) input_max: i32,
+    /// How the input's codes are held.
+    pub(crate) input_kind: Kind,
     /// Layout of the output.
-    pub output: Plane,
+    pub(crate) output: Plane,
     /// How the output is held.
-    pub output_kind: Kind,
+    pub(crate) output_kind: Kind,
     /// Layout and kind of the residual.
-    pub residual: Option<(Plane, Kind)>,
+    pub(crate) residual: Option<(Plane, Kind)>,
     /// `−z_x Σ q`, one per output channel: where an accumulator starts.
-    pub start: Vec<i64>,
+    pub(crate) start: Vec<i64>,
     /// `z_x · K`, subtracted from a sum of raw input codes.
-    pub sum_start: i64,
+    pub(crate) sum_start: i64,
     /// Accumulator to output.
-    pub requant: Requant,
+    pub(crate) requant: Requant,
 }
 
 /// How values are held.
@@ -58,7 +58,7 @@ impl Conv {
     /// Puts the constants of [`requant`](crate::requant) together.
     ///
     /// # Errors
-    /// If a constant is not finite, or an accumulator could leave 64 bits.
+    /// If the planes do not fit the layer, or a constant of requantization leaves `f32`.
     pub fn new(
         layer: IntegerLayer,
         (input, input_params): (Plane, &QParams),
@@ -75,6 +75,15 @@ impl Conv {
         // Codes are held from 0, whatever their signedness.
         let zero = i64::from(x.zero_point - range.lo);
         let input_max = range.steps();
+        let kind = match &epilogue.output {
+            None => Kind::F32,
+            Some(q) if q.bits.get() <= 8 => Kind::U8,
+            Some(_) => Kind::U16,
+        };
+        let planes = fit(&layer, &input, &output, residual.map(|r| r.0));
+        if !planes.unwrap_or(false) || i64::from(input.fill) != zero || output_kind != kind {
+            return Err(numeric("its planes do not fit it".into()));
+        }
         let depth = layer.depth() as i64;
         let start: Vec<i64> = (0..layer.c_out)
             .map(|c| -zero * layer.channel(c).iter().map(|&q| i64::from(q)).sum::<i64>())
@@ -93,7 +102,7 @@ impl Conv {
         }
         let residual_scale = (f64::from(s_r) / s_y) as f32;
         // Every term stays far inside f32, so that no step of (6) can give an infinity.
-        let largest = (depth * i64::from(input_max) * 70_000) as f64;
+        let largest = depth as f64 * f64::from(input_max) * 70_000.0;
         for t in acc.iter().chain(&sum).chain([&residual_scale]).chain(&bias) {
             if !t.is_finite() || f64::from(*t).abs() * largest > 1e36 {
                 return Err(numeric(format!(
@@ -138,7 +147,10 @@ impl Conv {
             layer,
             input,
             input_max,
-            input_bytes: input_params.bits.get() <= 8,
+            input_kind: match input_params.bits.get() {
+                ..=8 => Kind::U8,
+                _ => Kind::U16,
+            },
             output,
             output_kind,
             residual,
@@ -165,6 +177,11 @@ impl Conv {
         own + magnitude(self.requant.residual) * residual
     }
 
+    /// Layout of the output.
+    pub fn output(&self) -> Plane {
+        self.output
+    }
+
     /// Multiply-accumulates an image, padding included.
     pub fn macs(&self) -> usize {
         self.output.height * self.output.width * self.layer.c_out * self.layer.depth()
@@ -179,7 +196,7 @@ impl Conv {
                 .sum();
             magnitude * i64::from(self.input_max) + self.start[c].abs()
         });
-        self.input_bytes
+        self.input_kind == Kind::U8
             && self.output_kind != Kind::U16
             && self.residual.is_none_or(|(_, kind)| kind != Kind::U16)
             && self.layer.fits_i8()
@@ -216,6 +233,55 @@ impl Conv {
         let inset = self.input.border - self.layer.padding;
         (self.input).padded(y * self.layer.stride + inset, x * self.layer.stride + inset)
     }
+}
+
+impl Kind {
+    /// Bytes a value.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::U8 => 1,
+            Self::U16 => 2,
+            Self::F32 => 4,
+        }
+    }
+}
+
+/// Whether a layer fits between these planes, so that kernels may index without looking; `None`
+/// where a size overflows.
+fn fit(
+    layer: &IntegerLayer,
+    input: &Plane,
+    output: &Plane,
+    residual: Option<Plane>,
+) -> Option<bool> {
+    let [kh, kw] = layer.kernel;
+    let sizes = [kh, kw, layer.stride, layer.c_in, layer.c_out];
+    let some = |p: &Plane| p.height > 0 && p.width > 0 && p.stride >= p.channels;
+    // The last window ends inside the padded input.
+    let reach = |n: usize, k: usize| (n - 1).checked_mul(layer.stride)?.checked_add(k);
+    let padded = |n: usize| n.checked_add(layer.padding.checked_mul(2)?);
+    let c_out = layer.c_out;
+    let per_channel = [layer.scale.len(), layer.offset.len(), layer.bias.len()];
+    let size = |p: &Plane| (p.channels, p.height, p.width);
+    for plane in [input, output].into_iter().chain(&residual) {
+        // Of bytes, twice as many as `f32`s take.
+        plane.checked_len()?.checked_mul(8)?;
+    }
+    let depth = kh.checked_mul(kw)?.checked_mul(layer.c_in)?;
+    Some(
+        sizes.iter().all(|&n| n > 0)
+            && [input, output].into_iter().chain(&residual).all(some)
+            && reach(output.height, kh)? <= padded(input.height)?
+            && reach(output.width, kw)? <= padded(input.width)?
+            && input.border >= layer.padding
+            && input.channels == layer.c_in
+            && input.stride.is_multiple_of(4)
+            && output.channels == c_out
+            && output.stride.is_multiple_of(16)
+            && residual.is_none_or(|r| size(&r) == size(output))
+            && per_channel == [c_out; 3]
+            && layer.q.len() == c_out.checked_mul(depth)?,
+    )
 }
 
 /// Values of an edge, read.

@@ -61,7 +61,7 @@ pub trait Kernel: Sync + Send {
     /// Prepares `conv`: weights packed in this kernel's order.
     ///
     /// # Panics
-    /// May panic if [`cost`](Self::cost) is `None`.
+    /// If [`cost`](Self::cost) is `None`.
     fn prepare(&self, conv: Conv) -> Box<dyn Run>;
 }
 
@@ -169,7 +169,13 @@ pub fn check(conv: &Conv, io: &Io, scratch: usize) {
 /// # Panics
 /// If a buffer is too short or of another kind.
 pub fn check_together(conv: &Conv, io: &Io, scratch: usize, images: usize) {
-    let long = |len: usize, plane: &Plane| len >= plane.len() * images + TAIL;
+    // Planes fit the layer and one another: `Conv::new` saw to that.
+    let long = |len: usize, plane: &Plane| {
+        let all = plane.len().checked_mul(images);
+        all.and_then(|n| n.checked_add(TAIL))
+            .is_some_and(|n| len >= n)
+    };
+    assert_eq!(io.input.kind(), conv.input_kind, "kind of the input");
     assert!(long(io.input.len(), &conv.input), "input too short");
     let output = io.output.as_ref();
     assert_eq!(output.kind(), conv.output_kind, "kind of the output");
@@ -178,28 +184,22 @@ pub fn check_together(conv: &Conv, io: &Io, scratch: usize, images: usize) {
     assert_eq!(residual, conv.residual.map(|r| r.1), "kind of the residual");
     if let (Some(values), Some((plane, _))) = (&io.residual, conv.residual) {
         assert!(long(values.len(), &plane), "residual too short");
-        let size = (plane.height, plane.width, plane.channels);
-        let out = conv.output;
-        assert_eq!(
-            size,
-            (out.height, out.width, out.channels),
-            "residual's size"
-        );
     }
     if conv.requant.sum.is_some() {
-        assert!(io.sums.len() >= sums_apart(conv) * images, "sums too short");
+        let all = sums_apart(conv).checked_mul(images);
+        assert!(all.is_some_and(|n| io.sums.len() >= n), "sums too short");
     }
     assert!(io.scratch.len() >= scratch, "scratch too short");
-    let [kh, kw] = conv.layer.kernel;
-    let (i, o, p) = (conv.input, conv.output, conv.layer.padding);
+}
+
+/// Refuses what `kernel` does not run: its packing and its loops rely on that.
+///
+/// # Panics
+/// If [`Kernel::cost`] is `None`.
+pub fn must_take(kernel: &dyn Kernel, conv: &Conv) {
+    let name = kernel.name();
     assert!(
-        i.border >= p
-            && (o.height - 1) * conv.layer.stride + kh <= i.height + 2 * p
-            && (o.width - 1) * conv.layer.stride + kw <= i.width + 2 * p
-            && i.channels == conv.layer.c_in
-            && o.channels == conv.layer.c_out
-            && o.stride.is_multiple_of(16)
-            && i.stride.is_multiple_of(4),
-        "the planes do not fit the layer"
+        kernel.cost(conv).is_some(),
+        "{name} does not take this convolution"
     );
 }

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use lb_format::graph::Shape;
-use lb_format::{Layer, QuantizedNetwork};
+use lb_format::{Layer, QuantizedNetwork, Weight};
 
 use crate::EngineError;
 use crate::buffers::{Assignment, Buffer, Need, Slot};
@@ -53,8 +53,9 @@ pub struct Plan {
     pub(crate) sums: usize,
     pub(crate) sum_scratch: usize,
     pub(crate) scratch: usize,
+    /// Channels of the widest pooling.
+    pub(crate) pooled: usize,
     memory: u64,
-    macs: u64,
     /// Of every value that has been written, the largest magnitude of what is held.
     largest: Vec<f64>,
     input: Shape,
@@ -149,8 +150,8 @@ impl Plan {
             sums: 0,
             sum_scratch: 0,
             scratch: 0,
+            pooled: 0,
             memory: 0,
-            macs: 0,
             largest: vec![0.0; values.len()],
             input: network.graph.input,
             classes: network.info.classes.clone(),
@@ -186,7 +187,7 @@ impl Plan {
 
     fn session_memory(&self) -> u64 {
         let buffers: u64 = self.assignment.buffers.iter().map(Buffer::size).sum();
-        buffers + 4 * (self.sums + self.sum_scratch) as u64 + 2 * self.scratch as u64
+        buffers + 4 * (self.sums + self.sum_scratch + self.pooled) as u64 + self.scratch as u64
     }
 
     /// Size of an image.
@@ -276,7 +277,7 @@ impl Plan {
                     let reason = format!("it sums values that can reach {sum:e}");
                     return Err(EngineError::unsupported("average pool", reason));
                 }
-                self.scratch = self.scratch.max(4 * self.values[out].plane.channels);
+                self.pooled = self.pooled.max(self.values[out].plane.channels);
                 ("average pool".to_string(), Operation::Pool(pool))
             }
             Fused::Conv {
@@ -337,11 +338,6 @@ impl Plan {
             self.sums = self.sums.max(kernel::sums_apart(&conv) * self.group);
             self.sum_scratch = self.sum_scratch.max(WindowSum::scratch(&conv));
         }
-        self.macs += conv.macs() as u64;
-        if self.macs > MAX_MACS {
-            let reason = format!("an image takes more than {MAX_MACS} multiply-accumulates");
-            return Err(EngineError::unsupported("graph", reason));
-        }
         let costs = kernels.iter().filter_map(|k| Some((k.cost(&conv)?, k)));
         let Some((_, kernel)) = costs.min_by(|a, b| a.0.total_cmp(&b.0)) else {
             let place = format!("layer `{}`", conv.layer.name);
@@ -373,14 +369,20 @@ fn macs(fused: &Fused, values: &[Value]) -> u64 {
     }
 }
 
-/// Bytes that a plan holds for a layer: its integers, and a kernel's packing of them.
-fn packed(layer: &Layer, stride: usize) -> u64 {
+/// Bytes that a plan holds for a layer: its integers, and a kernel's packing of them; `wide` if 16
+/// bits are involved.
+fn packed(layer: &Layer, stride: usize, wide: bool) -> u64 {
     let [kh, kw] = match layer.weight.shape() {
         &[_, _, kh, kw] => [kh, kw],
         _ => [1, 1],
     };
-    // Rows of whole vectors, 16 output channels together; two bytes a weight, or transformed.
-    let rows = layer.bias.len().next_multiple_of(16) as u64 * kh as u64;
+    // Rows of whole vectors, 16 output channels together; two bytes a weight, or transformed. Of
+    // 16 bits, a `f64` a weight.
+    let channels = layer.bias.len();
+    let rows = channels.next_multiple_of(16) as u64 * kh as u64;
+    if wide {
+        return 4 * weights(layer) + 8 * weights(layer) / channels as u64 * rows / kh as u64;
+    }
     let vectors = rows * (kw * stride).next_multiple_of(64) as u64;
     4 * weights(layer) + (2 * vectors).max(4 * weights(layer))
 }
@@ -391,8 +393,14 @@ fn held(fused: &[Fused], values: &[Value]) -> (u64, u64) {
     let (mut layers, mut repeated) = (0, 0);
     for f in fused {
         match f {
-            Fused::Conv { layer, input, .. } => {
-                let bytes = packed(layer, values[*input].stride);
+            Fused::Conv { layer, out, .. } => {
+                let all = f.inputs().into_iter().chain([*out]);
+                let wide = matches!(&layer.weight, Weight::Codes { codes, .. } if codes.bits().get() > 8)
+                    || all.into_iter().any(|v| values[v].kind() == Kind::U16);
+                let bytes = packed(layer, values[f.inputs()[0]].stride, wide);
+                // Where every position lies.
+                let shape = values[*out].shape;
+                layers += 64 * (shape.height * shape.width) as u64;
                 let paid = match seen.insert(&layer.name) {
                     true => bytes.min(16 * weights(layer)),
                     false => 0,

@@ -63,6 +63,14 @@ impl Plane {
         (self.height + 2 * self.border) * self.pitch()
     }
 
+    /// [`len`](Self::len), unless it overflows.
+    pub fn checked_len(&self) -> Option<usize> {
+        let border = self.border.checked_mul(2)?;
+        let rows = self.height.checked_add(border)?;
+        let columns = self.width.checked_add(border)?;
+        rows.checked_mul(columns)?.checked_mul(self.stride)
+    }
+
     /// Whether there are none (there always are).
     pub const fn is_empty(&self) -> bool {
         self.len() == 0

@@ -1,4 +1,5 @@
-//! Running a plan: memory of its own, no allocation once a batch size has been seen.
+//! Running a plan: memory of its own. Once a batch size has been seen, one thread allocates
+//! nothing; with several, rayon allocates a block of jobs every some dozen calls.
 
 use std::ops::Range;
 use std::sync::{Arc, Mutex};
@@ -264,7 +265,7 @@ impl Worker {
             sums: vec![0.0; plan.sums],
             sum_scratch: vec![0; plan.sum_scratch],
             scratch: buffers::bytes(plan.scratch),
-            pooled: vec![0.0; plan.scratch.div_ceil(4)],
+            pooled: vec![0.0; plan.pooled],
         }
     }
 

@@ -192,11 +192,7 @@ impl Inputs {
     /// beyond the last, values behind the end) holds noise.
     pub fn new(recipe: &Recipe, conv: &Conv) -> Self {
         let mut random = Random(recipe.seed ^ 0x5bd1_e995);
-        let kind = if conv.input_bytes {
-            Kind::U8
-        } else {
-            Kind::U16
-        };
+        let kind = conv.input_kind;
         let mut input = Buffer::new(&Need::one(conv.input, kind));
         noise(&mut random, &mut input, &conv.input, 0xff);
         let (codes, max) = (recipe.codes, conv.input_max);

@@ -32,7 +32,7 @@ fn check(recipe: &Recipe, kernels: &[Box<dyn Kernel>]) -> Vec<&'static str> {
         let name = kernel.name();
         assert_eq!(got_border, border, "{name} wrote to the border: {recipe:?}");
         if let Some(i) = (0..got.len()).find(|&i| got[i] != expected[i]) {
-            let (c, w) = (conv.output.channels, conv.output.width);
+            let (c, w) = (conv.output().channels, conv.output().width);
             let at = (i / c / w, i / c % w, i % c);
             let wrong = got.iter().zip(&expected).filter(|(a, b)| a != b).count();
             panic!(

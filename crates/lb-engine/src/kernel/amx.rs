@@ -29,14 +29,14 @@ use super::isa::Amx as Token;
 use super::pack::{Steps, starts, weights};
 use super::tiles::{BLOCK, Finish, MOST_ROWS, Tile, stored, tiles};
 use super::window_sum::WindowSum;
-use super::{Kernel, Run, check, check_together};
+use super::{Kernel, Run, check, check_together, must_take};
 use crate::conv::{Conv, Io};
 
 /// Bytes of a tile's row.
 pub(super) const ROW: usize = 64;
 /// Bytes of a tile.
 pub(super) const TILE: usize = 16 * ROW;
-/// Input rows that a step may read behind the last pixel: within [`TAIL`](crate::plane::TAIL).
+/// Input bytes that a step may read behind the last pixel: within [`TAIL`](crate::plane::TAIL).
 const _: () = assert!(ROW <= crate::plane::TAIL);
 
 /// The AMX kernel.
@@ -65,6 +65,7 @@ impl Kernel for Amx {
     }
 
     fn prepare(&self, conv: Conv) -> Box<dyn Run> {
+        must_take(self, &conv);
         Box::new(Prepared::new(conv, self.0))
     }
 }
@@ -186,6 +187,7 @@ impl Run for Prepared {
     }
 
     fn run_together(&self, mut io: Io, images: usize) {
+        assert!(self.likes_together(images), "as the trait says");
         check_together(&self.conv, &io, 0, images);
         let pointers = Pointers::new(&mut io);
         for first in (0..images).step_by(MOST_ROWS) {

@@ -16,7 +16,7 @@ use super::direct::{Direct, Inputs, POSITIONS, STEP, body, cost, takes};
 use super::epilogue::{Case, Pointers, case, for_case};
 use super::isa::Avx2 as Token;
 use super::ymm::{Step, Sum, Tile, Ymm, accumulate, start};
-use super::{Kernel, Run};
+use super::{Kernel, Run, must_take};
 use crate::conv::Conv;
 
 /// Steps in 16 bits from which [`Pairs`] is faster than [`Narrow`]: between two chunks its 32-bit
@@ -44,6 +44,7 @@ impl Kernel for Avx2 {
     }
 
     fn prepare(&self, conv: Conv) -> Box<dyn Run> {
+        must_take(self, &conv);
         let case = case(&conv);
         let chunk = chunk(&conv);
         let (inputs, body) = match chunk {

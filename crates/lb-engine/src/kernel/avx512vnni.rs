@@ -15,7 +15,7 @@ use super::isa::Avx512Vnni as Token;
 use super::pack::{QUAD, Steps, starts, weights};
 use super::tiles::{BLOCK, Finish, Tile, stored, tiles};
 use super::window_sum::WindowSum;
-use super::{Kernel, Run, check};
+use super::{Kernel, Run, check, must_take};
 use crate::conv::{Conv, Io};
 
 /// Input bytes that a round of the assembly takes: four broadcasts.
@@ -45,6 +45,7 @@ impl Kernel for Avx512Vnni {
     }
 
     fn prepare(&self, conv: Conv) -> Box<dyn Run> {
+        must_take(self, &conv);
         Box::new(Prepared::new(conv, self.0))
     }
 }

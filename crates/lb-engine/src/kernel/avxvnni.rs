@@ -7,7 +7,7 @@ use super::direct::{Direct, Inputs, body, cost, takes};
 use super::epilogue::{Case, Pointers, case, for_case};
 use super::isa::AvxVnni as Token;
 use super::ymm::{Step, Ymm};
-use super::{Kernel, Run};
+use super::{Kernel, Run, must_take};
 use crate::conv::Conv;
 
 /// The AVX-VNNI kernel.
@@ -24,6 +24,7 @@ impl Kernel for AvxVnni {
     }
 
     fn prepare(&self, conv: Conv) -> Box<dyn Run> {
+        must_take(self, &conv);
         let body = for_case!(case(&conv), dot);
         // SAFETY: the token proves the instructions.
         Box::new(unsafe { Direct::new(conv, Inputs::Bytes, 0, body) })

@@ -21,7 +21,7 @@ mod tables;
 use super::epilogue::Pointers;
 use super::isa::Avx512Popcnt;
 use super::window_sum::WindowSum;
-use super::{Kernel, Run, check};
+use super::{Kernel, Run, check, must_take};
 use crate::conv::{Conv, Io, Values};
 use count::{Counter, TILE};
 use digits::{Digits, Form};
@@ -61,6 +61,7 @@ impl Kernel for BitSerial {
     }
 
     fn prepare(&self, conv: Conv) -> Box<dyn Run> {
+        must_take(self, &conv);
         let digits = Digits::of(&conv).expect("`cost` was asked");
         let layout = Layout::new(&conv);
         let packer = |counts| Packer::new(&conv, layout, digits.input_planes, counts);

@@ -115,16 +115,12 @@ pub struct Pointers {
 impl Pointers {
     /// The pointers of image `i` of `conv`'s.
     pub fn image(self, conv: &Conv, i: usize) -> Self {
-        let bytes = |kind: Kind| match kind {
-            Kind::U8 => 1,
-            Kind::U16 => 2,
-            Kind::F32 => 4,
-        };
-        let input = if conv.input_bytes { 1 } else { 2 };
-        let residual = (conv.residual).map_or(0, |(plane, kind)| plane.len() * bytes(kind));
-        let output = conv.output.len() * bytes(conv.output_kind);
+        let residual = (conv.residual).map_or(0, |(plane, kind)| plane.len() * kind.bytes());
+        let output = conv.output.len() * conv.output_kind.bytes();
         Self {
-            input: self.input.wrapping_add(i * conv.input.len() * input),
+            input: self
+                .input
+                .wrapping_add(i * conv.input.len() * conv.input_kind.bytes()),
             residual: self.residual.wrapping_add(i * residual),
             sums: self.sums.wrapping_add(i * super::sums_apart(conv)),
             output: self.output.wrapping_add(i * output),

@@ -10,7 +10,7 @@ use super::direct::{Direct, Ends, Inputs, POSITIONS, STEP, Unit, body, cost, tak
 use super::epilogue::{CODES, Case, Epilogue, LANES, Line, Pointers, REALS, SUM};
 use super::epilogue::{case, for_case, is_real};
 use super::isa::NeonDot as Token;
-use super::{Kernel, Run};
+use super::{Kernel, Run, must_take};
 use crate::conv::Conv;
 
 /// The NEON kernel.
@@ -27,6 +27,7 @@ impl Kernel for Neon {
     }
 
     fn prepare(&self, conv: Conv) -> Box<dyn Run> {
+        must_take(self, &conv);
         let body = for_case!(case(&conv), dot);
         let inputs = inputs(&conv);
         // SAFETY: the token proves the instructions.

@@ -5,7 +5,7 @@
 use std::arch::x86_64::*;
 
 use super::isa::{Avx2, Avx512Vnni};
-use super::{Kernel, Run, check, scalar};
+use super::{Kernel, Run, check, must_take, scalar};
 use crate::conv::{Conv, Io, Values};
 
 /// Output channels that are summed together.
@@ -43,6 +43,7 @@ impl Kernel for WideAvx512 {
     }
 
     fn prepare(&self, conv: Conv) -> Box<dyn Run> {
+        must_take(self, &conv);
         Box::new(Run512(Prepared::new(conv), self.0))
     }
 }
@@ -57,6 +58,7 @@ impl Kernel for WideAvx2 {
     }
 
     fn prepare(&self, conv: Conv) -> Box<dyn Run> {
+        must_take(self, &conv);
         Box::new(Run256(Prepared::new(conv), self.0))
     }
 }
@@ -92,9 +94,9 @@ impl Prepared {
         }
     }
 
-    /// Bytes: every input as a `f64`.
+    /// Bytes: every input as a `f64`, wherever the memory starts.
     fn scratch(&self) -> usize {
-        8 * self.conv.input.len()
+        8 * self.conv.input.len() + 7
     }
 
     /// All positions, of which `sum` sums those it is given, one or [`POSITIONS`] in a row. Always

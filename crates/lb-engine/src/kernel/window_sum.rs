@@ -75,7 +75,7 @@ impl WindowSum {
             (_, Values::F32(_)) => panic!("real values have no codes to sum"),
         }
         #[cfg(target_arch = "x86_64")]
-        if let Some(token) = self.token.filter(|_| conv.layer.stride <= 2) {
+        if let Some(token) = self.token.filter(|_| matches!(conv.layer.stride, 1 | 2)) {
             return avx512::windows(conv, scratch, sums, token);
         }
         windows(conv, scratch.split_at_mut(pixels), sums);

@@ -34,7 +34,7 @@ use super::avx512::{Case, LANES, Line, Pointers, case, for_case};
 use super::isa::Avx512Vnni as Token;
 use super::tiles::{Finish, Tile};
 use super::window_sum::WindowSum;
-use super::{Kernel, Run, check};
+use super::{Kernel, Run, check, must_take};
 use crate::conv::{Conv, Io};
 use crate::plane::TAIL;
 use multiply::{Group, Shape, Sums};
@@ -82,6 +82,7 @@ impl Kernel for Winograd {
     }
 
     fn prepare(&self, conv: Conv) -> Box<dyn Run> {
+        must_take(self, &conv);
         Box::new(Prepared::new(conv, self.0))
     }
 }

@@ -21,7 +21,7 @@ use crate::kernel::direct::Ends;
 use crate::kernel::epilogue::{Case, Epilogue, LANES, Pointers, REALS, case, for_case, is_real};
 use crate::kernel::isa::Avx2;
 use crate::kernel::ymm::Constants;
-use crate::kernel::{Kernel, Run, check};
+use crate::kernel::{Kernel, Run, check, must_take};
 
 /// Pairs of positions of a tile, at most: a register each, two with two digits.
 const PAIRS: usize = 8;
@@ -61,6 +61,7 @@ impl Kernel for Tables {
     }
 
     fn prepare(&self, conv: Conv) -> Box<dyn Run> {
+        must_take(self, &conv);
         let digits = Digits::plain(&conv).expect("`cost` was asked");
         Box::new(Prepared::new(conv, &digits, self.0))
     }
@@ -328,8 +329,7 @@ impl Prepared {
             } else if self.with_sums {
                 let start = self.conv.sum_start as i32;
                 for (window, sum) in windows.iter_mut().zip(&sums[y * out.width..][..out.width]) {
-                    // SAFETY: sums are integers of 16 bits.
-                    *window = unsafe { sum.to_int_unchecked::<i32>() } + start;
+                    *window = (*sum as i32).wrapping_add(start);
                 }
             }
             for block in 0..self.blocks.len() {

@@ -177,7 +177,7 @@ pub fn windows(conv: &Conv, pixels: &[i32], sums: &mut [f32], _: Avx512Vnni) {
     // The furthest pixel that a vector touches.
     let row = (out.height - 1) * stride + kh - 1;
     assert!(pixels.len() >= row * columns(conv) + corner(conv) + across * stride + kw - 1);
-    assert!(sums.len() >= out.height * out.width && stride <= 2);
+    assert!(sums.len() >= out.height * out.width && matches!(stride, 1 | 2));
     for x in (0..out.width).step_by(LANES) {
         let from = pixels[corner(conv) + x * stride..].as_ptr();
         let to = sums[x..].as_mut_ptr();
