@@ -21,9 +21,7 @@ pub enum Planned {
 pub fn plan(packed: &Packed) -> Result<Planned> {
     match Plan::new(&packed.network) {
         Ok(plan) => Ok(Planned::Integer(Box::new(plan))),
-        Err(EngineError::Unsupported { place, reason }) => {
-            Ok(Planned::Unsupported(format!("{place}: {reason}")))
-        }
+        Err(e @ EngineError::Unsupported { .. }) => Ok(Planned::Unsupported(e.to_string())),
         Err(e @ EngineError::NoKernel { .. }) => Err(anyhow!("LB_KERNEL: {e}")),
         Err(e) => Err(anyhow!("{}: {e}", packed.name)),
     }

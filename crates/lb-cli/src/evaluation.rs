@@ -112,16 +112,12 @@ impl Evaluator {
         match (engine::plan(packed)?, self.engine) {
             (Planned::Integer(plan), _) => Ok(Some(*plan)),
             (Planned::Unsupported(why), None) => {
-                eprintln!(
-                    "note: {}: {why}, which the integer engine does not run: simulated",
-                    packed.name
-                );
+                eprintln!("note: {}: {why}: simulated", packed.name);
                 Ok(None)
             }
-            (Planned::Unsupported(why), Some(_)) => bail!(
-                "{}: {why}, which the integer engine does not run; --engine sim simulates it",
-                packed.name
-            ),
+            (Planned::Unsupported(why), Some(_)) => {
+                bail!("{}: {why}; --engine sim simulates it", packed.name)
+            }
         }
     }
 

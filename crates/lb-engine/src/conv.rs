@@ -357,7 +357,7 @@ impl ValuesMut<'_> {
 pub struct Io<'a> {
     /// Input codes, `[H + 2·border, W + 2·border, stride]` and [`TAIL`](crate::plane::TAIL).
     pub input: Values<'a>,
-    /// Residual, as [`Conv::residual`] says.
+    /// Residual, of the kind and layout that the convolution was made for.
     pub residual: Option<Values<'a>>,
     /// Sums of window codes, one per output position and [`SLACK`](crate::kernel::window_sum::SLACK)
     /// more, if [`Requant::sum`] is there.

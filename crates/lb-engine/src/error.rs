@@ -9,9 +9,7 @@ pub enum EngineError {
     #[error(transparent)]
     Format(#[from] FormatError),
     /// The network is valid, but this engine does not run it.
-    #[error(
-        "{place}: {reason}, which the integer engine does not run; `lb eval --engine sim` simulates it"
-    )]
+    #[error("{place}: {reason}, which the integer engine does not run")]
     Unsupported {
         /// The node, layer or activation.
         place: String,

@@ -134,7 +134,7 @@ fn graph(packed: &Packed) -> Result<()> {
     }
     rows.print();
     if let Planned::Unsupported(why) = planned {
-        println!("\n{why}, which the integer engine does not run: `lb eval` simulates it.");
+        println!("\n{why}: `lb eval` simulates it.");
     }
     Ok(())
 }

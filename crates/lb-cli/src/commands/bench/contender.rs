@@ -134,10 +134,7 @@ impl Contender {
         let plan = match engine::plan(&packed)? {
             Planned::Integer(plan) => *plan,
             Planned::Unsupported(why) => {
-                eprintln!(
-                    "note: {}: left out: {why}, which the integer engine does not run",
-                    packed.name
-                );
+                eprintln!("note: {}: left out: {why}", packed.name);
                 return Ok(None);
             }
         };
