@@ -166,6 +166,8 @@ def report(contenders, rates, args):
 
         for c in contenders:
             streams, values = best[c.name]
+            if isinstance(c, Lb) and batch == 1:
+                streams = threads  # a session a thread: one image is never split
             figures = [round(f(values)) for f in (statistics.median, min, max)]
             median, low, high = figures
             ratios = "".join(f" {ratio(c.name, b)} |" for b in bases)

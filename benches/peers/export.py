@@ -104,6 +104,10 @@ def main():
     train, _ = runners.read_cifar(sorted(args.data.glob("data_batch_*.bin")))
     images = train[np.random.default_rng(0).permutation(len(train))[:CALIBRATION_IMAGES]]
     net = models.build(args.network, args.checkpoint)
+    if not args.checkpoint:
+        # The same random weights for `lb import`.
+        args.out.mkdir(parents=True, exist_ok=True)
+        torch.save({"state_dict": net.state_dict()}, args.out / f"{args.network}.th")
     export_onnx(net, file["onnxruntime-f32"])
     quantize_onnxruntime(file["onnxruntime-f32"], file["onnxruntime-int8"], images)
     quantize_openvino(file["onnxruntime-f32"], file["openvino-f32"], file["openvino-int8"], images)
