@@ -26,7 +26,7 @@ use stream::streamed;
 
 use super::avx512::{Case, LANES, Line, Pointers, case, for_case};
 use super::isa::Amx as Token;
-use super::pack::{Steps, starts, weights};
+use super::pack::{Steps, starts, streaming, weights};
 use super::tiles::{BLOCK, Finish, MOST_ROWS, Tile, stored, tiles};
 use super::window_sum::WindowSum;
 use super::{Kernel, Run, check, check_together, must_take};
@@ -57,7 +57,8 @@ impl Kernel for Amx {
         // to load and requantize, four where rows stream.
         let other = if stream::fits(conv) { 4.0 } else { 7.0 };
         let row = steps(conv).count(conv) as f64 + other;
-        Some(60.0 + (tiles * rows.max(8)) as f64 * row * 0.27)
+        let weights = streaming(conv.layer.q.len());
+        Some(60.0 + (tiles * rows.max(8)) as f64 * row * 0.27 + weights)
     }
 
     fn window_sum(&self, conv: &Conv) -> WindowSum {

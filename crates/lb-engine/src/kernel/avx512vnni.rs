@@ -15,7 +15,7 @@ use super::isa::Avx512Vnni as Token;
 use super::pack::{QUAD, Steps, starts, weights};
 use super::tiles::{BLOCK, Finish, Tile, stored, tiles};
 use super::window_sum::WindowSum;
-use super::{Kernel, Run, check, must_take};
+use super::{Kernel, Run, check, check_together, must_take};
 use crate::conv::{Conv, Io};
 
 /// Input bytes that a round of the assembly takes: four broadcasts.
@@ -63,13 +63,19 @@ struct Shape {
 }
 
 impl Shape {
+    /// For tiles of neighbouring positions.
     fn of(conv: &Conv) -> Self {
+        Self::for_rows(conv, conv.output.width)
+    }
+
+    /// For tiles of up to `rows` rows.
+    fn for_rows(conv: &Conv, rows: usize) -> Self {
         let shape = |rows, blocks, multiply| Self {
             rows,
             blocks,
             multiply,
         };
-        match (conv.output.channels.div_ceil(LANES), conv.output.width) {
+        match (conv.output.channels.div_ceil(LANES), rows) {
             (1, 16..) => shape(16, 1, sixteen_by_one),
             (1, 8..) => shape(8, 1, eight_by_one),
             (1, 4..) => shape(4, 1, four_by_one),
@@ -83,13 +89,23 @@ impl Shape {
 
 struct Prepared {
     conv: Conv,
-    tiles: Vec<Tile>,
-    shape: Shape,
-    finish: Finish,
+    /// Tiles of neighbouring positions of one image.
+    neighbours: Walk,
+    /// Tiles of the same position in several images, where rows are short.
+    images: Option<Walk>,
     /// In groups of the shape's blocks and steps of four bytes; zeros make the last group whole.
     weights: AVec<i8, ConstAlign<64>>,
     start: Vec<Line<i32, LANES>>,
-    body: unsafe fn(&Prepared, &Pointers),
+    body: unsafe fn(&Prepared, &Walk, &Pointers, usize),
+}
+
+/// A walk over all outputs in tiles.
+struct Walk {
+    tiles: Vec<Tile>,
+    shape: Shape,
+    /// Bytes of input from one row of a tile to the next.
+    step: usize,
+    finish: Finish,
 }
 
 impl Prepared {
@@ -110,9 +126,18 @@ impl Prepared {
             }
         }
         Self {
-            tiles: tiles(&conv, shape.rows),
-            finish: Finish::new(&conv, 1.0),
-            shape,
+            images: (shape.rows < IMAGES).then(|| Walk {
+                tiles: tiles(&conv, 1),
+                shape: Shape::for_rows(&conv, IMAGES),
+                step: conv.input.len(),
+                finish: Finish::across_images(&conv),
+            }),
+            neighbours: Walk {
+                tiles: tiles(&conv, shape.rows),
+                shape,
+                step: conv.layer.stride * conv.input.stride,
+                finish: Finish::new(&conv, 1.0),
+            },
             weights,
             start,
             body: for_case!(case(&conv), body),
@@ -131,9 +156,37 @@ impl Run for Prepared {
         let pointers = Pointers::new(&mut io);
         // SAFETY: the token of `prepare` proves the instructions; `check` proved that the planes
         // lie inside the buffers, `TAIL` values behind them included.
-        unsafe { (self.body)(self, &pointers) }
+        unsafe {
+            (self.body)(
+                self,
+                &self.neighbours,
+                &pointers,
+                self.neighbours.shape.rows,
+            )
+        }
+    }
+
+    fn likes_together(&self, images: usize) -> bool {
+        // Fuller tiles, and weights that are loaded once for several images.
+        self.images.is_some() && images >= IMAGES
+    }
+
+    fn run_together(&self, mut io: Io, images: usize) {
+        let walk = self.images.as_ref().filter(|_| images >= IMAGES);
+        let walk = walk.expect("the kernel likes it");
+        check_together(&self.conv, &io, 0, images);
+        let pointers = Pointers::new(&mut io);
+        for first in (0..images).step_by(IMAGES) {
+            // The last images may be computed a second time.
+            let pointers = pointers.image(&self.conv, first.min(images - IMAGES));
+            // SAFETY: as above, for so many images.
+            unsafe { (self.body)(self, walk, &pointers, IMAGES) }
+        }
     }
 }
+
+/// Images whose same position is a tile: as many rows as two blocks of channels allow.
+const IMAGES: usize = 8;
 
 /// What the assembly multiplies, and where to.
 #[repr(C)]
@@ -154,19 +207,19 @@ struct Window {
 }
 
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq")]
-unsafe fn body<const C: Case>(p: &Prepared, io: &Pointers) {
+unsafe fn body<const C: Case>(p: &Prepared, w: &Walk, io: &Pointers, rows: usize) {
     let mut c = Line([0i32; 2 * BLOCK]);
     let (layer, plane) = (&p.conv.layer, &p.conv.input);
     let steps = steps(&p.conv);
     let row = steps.per_row * 4;
-    for block in (0..p.finish.blocks()).step_by(p.shape.blocks) {
-        for tile in &p.tiles {
+    for block in (0..w.finish.blocks()).step_by(w.shape.blocks) {
+        for tile in &w.tiles {
             let window = Window {
                 input: io.input.wrapping_add(tile.input),
                 weights: p.weights[block * steps.count(&p.conv) * QUAD..].as_ptr(),
                 start: p.start[block..].as_ptr(),
                 c: c.0.as_mut_ptr(),
-                step: layer.stride * plane.stride,
+                step: w.step,
                 rounds: row / ROUND,
                 height: layer.kernel[0],
                 skip: plane.pitch().wrapping_sub(row),
@@ -174,12 +227,12 @@ unsafe fn body<const C: Case>(p: &Prepared, io: &Pointers) {
             let c = c.0.as_ptr();
             // SAFETY: the tile's windows lie inside the input plane; `c` has room for two blocks.
             unsafe {
-                (p.shape.multiply)(&window);
-                let (rows, c) = (p.shape.rows, |j, i| stored(c, j, i));
-                if p.shape.blocks == 2 && block + 1 < p.finish.blocks() {
-                    p.finish.two::<C>(io, tile, (rows, block), c);
+                (w.shape.multiply)(&window);
+                let c = |j, i| stored(c, j, i);
+                if w.shape.blocks == 2 && block + 1 < w.finish.blocks() {
+                    w.finish.two::<C>(io, tile, (rows, block), c);
                 } else {
-                    p.finish.one::<C>(io, tile, (rows, block), c);
+                    w.finish.one::<C>(io, tile, (rows, block), c);
                 }
             }
         }

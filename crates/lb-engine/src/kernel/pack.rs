@@ -63,6 +63,11 @@ pub fn weights(conv: &Conv, steps: Steps, group: usize) -> AVec<i8, ConstAlign<6
     packed
 }
 
+/// Modelled nanoseconds to load so many bytes of weights once more than a second-level cache keeps.
+pub fn streaming(bytes: usize) -> f64 {
+    bytes.saturating_sub(1 << 20) as f64 * 0.03
+}
+
 /// Where the accumulators of each block start.
 pub fn starts(conv: &Conv) -> Vec<Line<i32, LANES>> {
     let start = |c: usize| conv.start.get(c).copied().unwrap_or(0) as i32;

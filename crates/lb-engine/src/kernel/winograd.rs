@@ -32,6 +32,7 @@ use aligned_vec::{AVec, ConstAlign};
 
 use super::avx512::{Case, LANES, Line, Pointers, case, for_case};
 use super::isa::Avx512Vnni as Token;
+use super::pack::streaming;
 use super::tiles::{Finish, Tile};
 use super::window_sum::WindowSum;
 use super::{Kernel, Run, check, must_take};
@@ -74,7 +75,8 @@ impl Kernel for Winograd {
         );
         // As the direct kernel's model, and the transforms of input and output.
         let products = POSITIONS as f64 * quads * 0.2;
-        Some(50.0 + patches * (blocks * (products + 10.0) + quads * 1.5))
+        let weights = streaming(POSITIONS * conv.input.stride * out.channels);
+        Some(50.0 + patches * (blocks * (products + 10.0) + quads * 1.5) + weights)
     }
 
     fn window_sum(&self, conv: &Conv) -> WindowSum {
