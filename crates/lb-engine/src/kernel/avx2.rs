@@ -104,7 +104,7 @@ fn fits(conv: &Conv, chunk: usize) -> bool {
 }
 
 /// Two steps of 16-bit operands: exact for everything.
-struct Words;
+pub struct Words;
 
 impl Step for Words {
     #[inline(always)]
