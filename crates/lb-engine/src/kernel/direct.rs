@@ -303,7 +303,8 @@ pub struct Position {
     pub input: u32,
     output: u32,
     residual: u32,
-    number: u32,
+    /// In reading order.
+    pub number: u32,
 }
 
 impl Position {

@@ -1,4 +1,5 @@
-//! Exact Winograd convolution F(2×2, 3×3) in 8-bit integers, for codes of few bits.
+//! Exact Winograd convolution F(2×2, 3×3) in 8-bit integers, for codes of few bits, and on AVX2 in
+//! 16-bit integers for all codes of up to 8 bits ([`WinogradAvx2`]).
 //!
 //! Winograd (1980; for networks Lavin and Gray 2015, arXiv 1509.09308) computes a 2×2 patch of a
 //! 3×3 convolution with 16 products instead of 36. With `d` a 4×4 patch of the input and `g` a
