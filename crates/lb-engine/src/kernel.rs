@@ -119,6 +119,7 @@ pub fn available() -> Vec<Box<dyn Kernel>> {
         }
         if let Some(token) = isa::Avx2::detect() {
             kernels.push(Box::new(bitserial::Tables(token)));
+            kernels.push(Box::new(winograd::WinogradAvx2(token)));
             kernels.push(Box::new(avx2::Avx2(token)));
             kernels.push(Box::new(wide::WideAvx2(token)));
         }

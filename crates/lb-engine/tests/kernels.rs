@@ -126,6 +126,18 @@ fn every_kernel_of_this_machine_gives_the_reference_bits() {
             }
         }
     }
+    // The most channels whose sums, four times as large in a Winograd transform, fit 32 bits.
+    for codes in [Codes::Random, Codes::Largest] {
+        let recipe = Recipe {
+            c_out: 2,
+            codes,
+            ..Recipe::body(1840, 3, 8)
+        };
+        let ran = check(&recipe, &kernels);
+        #[cfg(target_arch = "x86_64")]
+        assert!(ran.contains(&"winograd-avx2") || !ran.contains(&"avx2"));
+        tally(ran);
+    }
     for recipe in sixteen_bits() {
         tally(check(&recipe, &kernels));
     }

@@ -280,8 +280,9 @@ pub struct Ends {
 }
 
 impl Ends {
+    /// Those of the position `at` and the channels of `block`.
     #[inline(always)]
-    fn new<const C: Case>(io: &Pointers, at: &Position, block: usize) -> Self {
+    pub fn new<const C: Case>(io: &Pointers, at: &Position, block: usize) -> Self {
         let at_index = |bytes: *const u8, i: u32, is_float: bool| {
             let size = if is_float { 4 } else { 1 };
             bytes.wrapping_add(block * LANES * size + i as usize * size)
@@ -297,27 +298,33 @@ impl Ends {
 
 /// Indices of what belongs to one output position, in values.
 #[derive(Clone, Copy)]
-struct Position {
-    input: u32,
+pub struct Position {
+    /// The first of its window.
+    pub input: u32,
     output: u32,
     residual: u32,
-    number: u32,
+    /// In reading order.
+    pub number: u32,
+}
+
+impl Position {
+    /// Output position (`y`, `x`) of a convolution that [`takes`] said yes to.
+    pub fn new(conv: &Conv, y: usize, x: usize) -> Self {
+        let index = |i: usize| u32::try_from(i).expect("see `takes`");
+        Self {
+            input: index(conv.window(y, x)),
+            output: index(conv.output.at(y, x)),
+            residual: index(conv.residual.map_or(0, |(plane, _)| plane.at(y, x))),
+            number: index(y * conv.output.width + x),
+        }
+    }
 }
 
 /// Output positions in reading order, a tile at a time; the last tile repeats the last one.
 fn tiles(conv: &Conv) -> Vec<[Position; POSITIONS]> {
     let out = conv.output;
     let positions = out.height * out.width;
-    let index = |i: usize| u32::try_from(i).expect("see `takes`");
-    let position = |number: usize| {
-        let (y, x) = (number / out.width, number % out.width);
-        Position {
-            input: index(conv.window(y, x)),
-            output: index(out.at(y, x)),
-            residual: index(conv.residual.map_or(0, |(plane, _)| plane.at(y, x))),
-            number: index(number),
-        }
-    };
+    let position = |n: usize| Position::new(conv, n / out.width, n % out.width);
     (0..positions)
         .step_by(POSITIONS)
         .map(|from| std::array::from_fn(|i| position((from + i).min(positions - 1))))

@@ -21,7 +21,8 @@ pub struct Peak {
 }
 
 impl Peak {
-    /// Whether a kernel cannot be faster. `winograd` can, as it multiplies less than is counted.
+    /// Whether a kernel cannot be faster. `winograd` and `winograd-avx2` can, as they multiply less
+    /// than is counted.
     pub fn bounds(&self, kernel: &str, bits: u8) -> bool {
         self.kernels.contains(&kernel) && self.bits.contains(&bits)
     }

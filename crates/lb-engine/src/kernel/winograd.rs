@@ -1,4 +1,5 @@
-//! Exact Winograd convolution F(2×2, 3×3) in 8-bit integers, for codes of few bits.
+//! Exact Winograd convolution F(2×2, 3×3) in 8-bit integers, for codes of few bits, and on AVX2 in
+//! 16-bit integers for all codes of up to 8 bits ([`WinogradAvx2`]).
 //!
 //! Winograd (1980; for networks Lavin and Gray 2015, arXiv 1509.09308) computes a 2×2 patch of a
 //! 3×3 convolution with 16 products instead of 36. With `d` a 4×4 patch of the input and `g` a
@@ -27,6 +28,7 @@
 
 mod multiply;
 mod transform;
+mod words;
 
 use aligned_vec::{AVec, ConstAlign};
 
@@ -39,6 +41,7 @@ use super::{Kernel, Run, check, must_take};
 use crate::conv::{Conv, Io};
 use crate::plane::TAIL;
 use multiply::{Group, Shape, Sums};
+pub use words::WinogradAvx2;
 
 /// Positions of a transformed patch, `4 i + j`.
 const POSITIONS: usize = 16;
@@ -64,7 +67,7 @@ impl Kernel for Winograd {
             && layer.c_in <= 4096
             // Scaling by a quarter must not leave the normal numbers.
             && conv.requant.acc.iter().all(|a| *a == 0.0 || a.abs() > 1e-30)
-            && weights(conv).is_some();
+            && bytes(conv).is_some();
         if !fits {
             return None;
         }
@@ -89,11 +92,18 @@ impl Kernel for Winograd {
     }
 }
 
-/// `u` of every output channel, position and input channel, `[C_out, 16, C_in]`; `None` if one does
-/// not fit 8 bits.
-fn weights(conv: &Conv) -> Option<Vec<i8>> {
+/// [`weights`]; `None` if one does not fit 8 bits.
+fn bytes(conv: &Conv) -> Option<Vec<i8>> {
+    weights(conv)
+        .into_iter()
+        .map(|u| i8::try_from(u).ok())
+        .collect()
+}
+
+/// `u` of every output channel, position and input channel, `[C_out, 16, C_in]`.
+fn weights(conv: &Conv) -> Vec<i32> {
     let layer = &conv.layer;
-    let mut u = vec![0i8; layer.c_out * POSITIONS * layer.c_in];
+    let mut u = vec![0; layer.c_out * POSITIONS * layer.c_in];
     for c_out in 0..layer.c_out {
         let q = layer.channel(c_out);
         for c_in in 0..layer.c_in {
@@ -104,13 +114,12 @@ fn weights(conv: &Conv) -> Option<Vec<i8>> {
             for i in 0..4 {
                 let row = times_2g([columns[0][i], columns[1][i], columns[2][i]]);
                 for (j, u_ij) in row.into_iter().enumerate() {
-                    u[(c_out * POSITIONS + 4 * i + j) * layer.c_in + c_in] =
-                        i8::try_from(u_ij).ok()?;
+                    u[(c_out * POSITIONS + 4 * i + j) * layer.c_in + c_in] = u_ij;
                 }
             }
         }
     }
-    Some(u)
+    u
 }
 
 struct Prepared {
@@ -131,7 +140,7 @@ struct Prepared {
 
 impl Prepared {
     fn new(conv: Conv, _: Token) -> Self {
-        let u = weights(&conv).expect("`cost` looked at the weights");
+        let u = bytes(&conv).expect("`cost` looked at the weights");
         let shape = Shape::of(&conv);
         let patches = conv.output.width.div_ceil(2);
         Self {

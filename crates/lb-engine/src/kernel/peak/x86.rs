@@ -51,8 +51,10 @@ pub fn peaks() -> Vec<Peak> {
         peaks.push(vectors("vpshufb, 2 bits", kernels, 2..=2, 64, look_up));
         let kernels = &["avx2"];
         peaks.push(vectors("vpmaddubsw", kernels, 1..=6, 32, pairs));
-        // Exact 8-bit products by `vpmaddwd` alone take as many instructions.
+        // Or `vpmaddwd` alone: what the weights are decides.
         peaks.push(vectors("vpmaddubsw vpmaddwd", kernels, 7..=8, 32, narrow));
+        let kernels = &["winograd-avx2"];
+        peaks.push(vectors("vpmaddwd", kernels, 1..=8, 16, words));
     }
     peaks
 }
@@ -127,6 +129,12 @@ spin!(
     narrow,
     "vpmaddubsw ymm14, ymm12, ymm13",
     "vpmaddwd ymm14, ymm14, ymm12",
+    "vpaddd ymm\\i, ymm\\i, ymm14"
+);
+
+spin!(
+    words,
+    "vpmaddwd ymm14, ymm12, ymm13",
     "vpaddd ymm\\i, ymm\\i, ymm14"
 );
 
