@@ -35,16 +35,19 @@ fn count(bytes: isize) {
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count(layout.size() as isize);
+        // SAFETY: the caller's, passed on.
         unsafe { System.alloc(layout) }
     }
 
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
         count(layout.size() as isize);
+        // SAFETY: the caller's, passed on.
         unsafe { System.alloc_zeroed(layout) }
     }
 
     unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
         count(-(layout.size() as isize));
+        // SAFETY: the caller's, passed on.
         unsafe { System.dealloc(pointer, layout) }
     }
 
@@ -52,6 +55,7 @@ unsafe impl GlobalAlloc for Counting {
         // Both may exist for a moment.
         count(size as isize);
         count(-(layout.size() as isize));
+        // SAFETY: the caller's, passed on.
         unsafe { System.realloc(pointer, layout, size) }
     }
 }
