@@ -133,7 +133,8 @@ pub fn available() -> Vec<Box<dyn Kernel>> {
 }
 
 /// The kernels called `names` (comma-separated) and `scalar` behind them; without names, all
-/// [`available`] ones.
+/// [`available`] ones. A name also stands for those that end in it: `avx2` for `avx2`,
+/// `winograd-avx2` and all others that need no more than AVX2.
 ///
 /// # Errors
 /// If one is not available.
@@ -142,13 +143,18 @@ pub fn named(names: Option<&str>) -> Result<Vec<Box<dyn Kernel>>, EngineError> {
     let Some(names) = names else { return Ok(all) };
     let asked: Vec<&str> = names.split(',').map(str::trim).collect();
     let known: Vec<&'static str> = all.iter().map(|k| k.name()).collect();
+    let is = |kernel: &str, asked: &str| {
+        let prefix = kernel.strip_suffix(asked);
+        prefix.is_some_and(|p| p.is_empty() || p.ends_with('-'))
+    };
     if let Some(unknown) = asked.iter().find(|a| !known.contains(a)) {
         return Err(EngineError::NoKernel {
             asked: (*unknown).into(),
             available: known,
         });
     }
-    all.retain(|k| asked.contains(&k.name()) || k.name() == scalar::Scalar.name());
+    let last = scalar::Scalar.name();
+    all.retain(|k| k.name() == last || asked.iter().any(|a| is(k.name(), a)));
     Ok(all)
 }
 
@@ -203,4 +209,33 @@ pub fn must_take(kernel: &dyn Kernel, conv: &Conv) {
         kernel.cost(conv).is_some(),
         "{name} does not take this convolution"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_stands_for_its_family_and_nothing_else() {
+        let names = |asked: &str| -> Vec<&str> {
+            let kernels = named(Some(asked)).unwrap();
+            kernels.iter().map(|k| k.name()).collect()
+        };
+        assert_eq!(names("scalar"), ["scalar"]);
+        if isa::Avx2::detect().is_some() {
+            let family = [
+                "bitserial-avx2",
+                "winograd-avx2",
+                "avx2",
+                "wide-avx2",
+                "scalar",
+            ];
+            assert_eq!(names("avx2"), family);
+            assert_eq!(names(" winograd-avx2 "), ["winograd-avx2", "scalar"]);
+        }
+        for unknown in ["", "vx2", "avx"] {
+            let e = named(Some(unknown)).err().expect("no such kernel");
+            assert!(e.to_string().contains("scalar"), "{e}");
+        }
+    }
 }

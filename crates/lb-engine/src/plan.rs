@@ -106,7 +106,7 @@ pub struct LayerPlan {
 
 impl Plan {
     /// Plans `network` for this machine's kernels, or those that the environment variable
-    /// `LB_KERNEL` names (comma-separated; `scalar` runs what they cannot).
+    /// `LB_KERNEL` names ([`kernel::named`]).
     ///
     /// # Errors
     /// If the network is invalid, not all integer, or asks for an unknown kernel.
