@@ -8,6 +8,7 @@
 //! | [`observe`] | statistics of activations, and the rules that turn them into a range |
 //! | [`weight`] | per-channel search of weight scale and offset |
 //! | [`bias`] | bias correction |
+//! | [`host`] | tensors on the CPU as slices, for operators that fuse many passes into one |
 //! | [`sqnr`](mod@sqnr) | signal to quantization noise ratio |
 //!
 //! An observer gathers, a range rule decides, [`QParams`](lb_format::QParams) encode: three things.
@@ -31,6 +32,8 @@
 pub mod affine;
 pub mod bias;
 mod error;
+#[cfg(feature = "flex")]
+pub mod host;
 pub mod observe;
 pub mod range;
 pub mod scheme;

@@ -56,6 +56,6 @@ pub struct ConvBn {
 
 impl Conv for ConvBn {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        self.bn.forward(self.conv.forward(x))
+        self.bn.forward(Conv::forward(&self.conv, x))
     }
 }

@@ -5,6 +5,8 @@ use burn::nn::Linear;
 use burn::nn::conv::Conv2d;
 use burn::tensor::Tensor;
 
+use crate::conv2d::{Geometry, conv2d};
+
 /// A 2-D convolution, with whatever is fused into it.
 pub trait Conv: Module {
     /// `[N, C_in, H, W]` → `[N, C_out, H', W']`
@@ -25,7 +27,13 @@ pub trait Dense: Module {
 
 impl Conv for Conv2d {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        Conv2d::forward(self, x)
+        match Geometry::of(self) {
+            Some(geometry) => {
+                let bias = self.bias.as_ref().map(|b| b.val());
+                conv2d(x, self.weight.val(), bias, geometry)
+            }
+            None => Conv2d::forward(self, x),
+        }
     }
 }
 

@@ -33,6 +33,7 @@
 //! ```
 
 mod act;
+pub mod conv2d;
 mod conv_bn;
 pub mod fold;
 pub mod layer;

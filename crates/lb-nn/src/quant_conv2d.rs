@@ -1,13 +1,11 @@
 //! A quantized convolution, simulated: real arithmetic on weights that lie on their grid.
 
 use burn::module::{Module, Param};
-use burn::nn::PaddingConfig2d;
 use burn::nn::conv::Conv2d;
-use burn::tensor::module::conv2d;
-use burn::tensor::ops::ConvOptions;
 use burn::tensor::{Device, Tensor};
 use lb_format::{FormatError, Layer, LayerKind, QParams};
 
+use crate::conv2d::{Geometry, conv2d};
 use crate::layer::Conv;
 use crate::quant_weight;
 
@@ -18,8 +16,8 @@ pub struct QuantConv2d {
     pub weight: Param<Tensor<4>>,
     /// `[C_out]`
     pub bias: Param<Tensor<1>>,
-    stride: usize,
-    padding: usize,
+    #[module(skip)]
+    geometry: Geometry,
     #[module(skip)]
     qparams: Option<QParams>,
 }
@@ -28,28 +26,15 @@ impl QuantConv2d {
     /// Rounds the weight of a folded convolution to the grid of `qparams` (`None`: left in float).
     ///
     /// # Panics
-    /// If the convolution is not square, dilated, grouped or without bias: [`fold`](crate::fold)
+    /// If the convolution is not square and dense ([`Geometry::of`]), or without bias: [`fold`](crate::fold)
     /// makes none of these.
     pub fn quantize(conv: Conv2d, qparams: Option<QParams>) -> Self {
-        let PaddingConfig2d::Explicit(padding, a, b, c) = conv.padding else {
-            panic!(
-                "convolutions here have explicit padding, not {:?}",
-                conv.padding
-            );
-        };
-        assert!(
-            conv.stride[0] == conv.stride[1]
-                && [a, b, c] == [padding; 3]
-                && conv.dilation == [1, 1]
-                && conv.groups == 1,
-            "only square, dense convolutions are quantized"
-        );
+        let geometry = Geometry::of(&conv).expect("folding makes square, dense convolutions");
         let weight = quant_weight::on_grid(conv.weight.val(), qparams.as_ref());
         Self {
             weight: Param::from_tensor(weight),
             bias: conv.bias.expect("folding adds a bias"),
-            stride: conv.stride[0],
-            padding,
+            geometry,
             qparams,
         }
     }
@@ -59,9 +44,9 @@ impl QuantConv2d {
         self.qparams.as_ref()
     }
 
-    /// `(stride, padding)`
-    pub fn geometry(&self) -> (usize, usize) {
-        (self.stride, self.padding)
+    /// Stride and padding.
+    pub fn geometry(&self) -> Geometry {
+        self.geometry
     }
 
     /// As stored in a packed file.
@@ -72,8 +57,8 @@ impl QuantConv2d {
         Ok(Layer {
             name: name.into(),
             kind: LayerKind::Conv {
-                stride: self.stride,
-                padding: self.padding,
+                stride: self.geometry.stride,
+                padding: self.geometry.padding,
             },
             weight: quant_weight::to_format(self.weight.val(), self.qparams.as_ref())?,
             bias: host(self.bias.val())?,
@@ -95,8 +80,7 @@ impl QuantConv2d {
         Ok(Self {
             weight: Param::from_tensor(weight),
             bias: Param::from_tensor(Tensor::from_data(layer.bias.as_slice(), device)),
-            stride,
-            padding,
+            geometry: Geometry { stride, padding },
             qparams,
         })
     }
@@ -104,8 +88,7 @@ impl QuantConv2d {
 
 impl Conv for QuantConv2d {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        let options = ConvOptions::new([self.stride; 2], [self.padding; 2], [1; 2], 1);
-        conv2d(x, self.weight.val(), Some(self.bias.val()), options)
+        conv2d(x, self.weight.val(), Some(self.bias.val()), self.geometry)
     }
 }
 

@@ -124,7 +124,7 @@ impl Rewrite<ConvBn, FloatAct, Linear> for Unpack<'_> {
             return Err(FormatError::invalid(
                 format!("layer `{}`", site.name),
                 format!(
-                    "(stride, padding) {:?}, expected {:?}",
+                    "{:?}, expected {:?}",
                     conv.geometry(),
                     expected.geometry()
                 ),

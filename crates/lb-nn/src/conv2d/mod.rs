@@ -1,0 +1,69 @@
+//! The convolution that every stage computes with.
+//!
+//! On the CPU it is ours ([`cpu`]): images in parallel, each unrolled to a matrix that stays in
+//! the cache, and the backward pass in the same form. On other devices it is Burn's.
+
+#[cfg(feature = "flex")]
+mod cpu;
+#[cfg(feature = "flex")]
+mod tracked;
+
+use burn::nn::PaddingConfig2d;
+use burn::nn::conv::Conv2d;
+use burn::tensor::Tensor;
+use burn::tensor::ops::ConvOptions;
+
+/// Step and border of a square convolution.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Geometry {
+    /// Distance of neighbouring output positions, in input positions.
+    pub stride: usize,
+    /// Zeros added on every side.
+    pub padding: usize,
+}
+
+impl Geometry {
+    /// That of a Burn convolution; `None` if it is not square, or dilated, or grouped.
+    pub fn of(conv: &Conv2d) -> Option<Self> {
+        let PaddingConfig2d::Explicit(padding, a, b, c) = conv.padding else {
+            return None;
+        };
+        let [_, _, height, width] = conv.weight.val().dims();
+        let square = height == width
+            && conv.stride[0] == conv.stride[1]
+            && [a, b, c] == [padding; 3]
+            && conv.dilation == [1, 1]
+            && conv.groups == 1;
+        let stride = conv.stride[0];
+        square.then_some(Self { stride, padding })
+    }
+}
+
+/// ```text
+/// y[n, o, p] = bias[o] + Σ_{i, k} weight[o, i, k] · x[n, i, stride · p + k − padding]
+/// ```
+///
+/// # Shapes
+/// - `x`: `[N, C_in, H, W]`
+/// - `weight`: `[C_out, C_in, k, k]`
+/// - `bias`: `[C_out]`
+/// - output: `[N, C_out, H', W']` with `H' = (H + 2 · padding − k) / stride + 1`
+///
+/// # Panics
+/// If the shapes do not fit.
+pub fn conv2d(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    geometry: Geometry,
+) -> Tensor<4> {
+    #[cfg(feature = "flex")]
+    if let Some(y) = tracked::conv2d(&x, &weight, bias.as_ref(), geometry) {
+        return y;
+    }
+    let options = ConvOptions::new([geometry.stride; 2], [geometry.padding; 2], [1; 2], 1);
+    burn::tensor::module::conv2d(x, weight, bias, options)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,100 @@
+//! Ours against Burn's, values and gradients.
+
+use burn::tensor::module::conv2d as burn_conv2d;
+use burn::tensor::ops::ConvOptions;
+use burn::tensor::{Device, Distribution, Tensor};
+
+use super::*;
+
+fn relative<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> f32 {
+    let scale = b.clone().abs().max().into_scalar::<f32>();
+    (a - b).abs().max().into_scalar::<f32>() / scale
+}
+
+#[test]
+fn values_and_gradients_are_those_of_burn() {
+    let device = Device::flex().autodiff();
+    for (c_in, c_out, size, k, stride, padding, bias) in [
+        (3, 16, 32, 3, 1, 1, true),
+        (16, 16, 9, 3, 1, 1, false),
+        (5, 7, 9, 3, 2, 1, true),
+        (5, 7, 8, 3, 2, 1, false),
+        (4, 6, 8, 1, 2, 0, true),
+        (3, 4, 7, 3, 1, 0, true),
+        (2, 3, 5, 5, 1, 2, true),
+        (2, 3, 6, 5, 3, 2, true),
+        (2, 3, 1, 3, 1, 1, true),
+        (2, 3, 3, 3, 1, 3, true),
+    ] {
+        let random =
+            |shape: [usize; 4]| Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &device);
+        let geometry = Geometry { stride, padding };
+        let x = random([11, c_in, size, size]).require_grad();
+        let w = random([c_out, c_in, k, k]).require_grad();
+        let b = random([1, 1, 1, c_out])
+            .reshape([c_out])
+            .detach()
+            .require_grad();
+        let b_of = |b: &Tensor<1>| bias.then(|| b.clone());
+        let run = |ours: bool| {
+            let y = match ours {
+                true => conv2d(x.clone(), w.clone(), b_of(&b), geometry),
+                false => {
+                    let options = ConvOptions::new([stride; 2], [padding; 2], [1; 2], 1);
+                    burn_conv2d(x.clone(), w.clone(), b_of(&b), options)
+                }
+            };
+            // A loss whose gradient differs everywhere.
+            let grads = (y.clone() * y.clone()).sum().backward();
+            (
+                y.inner(),
+                x.grad(&grads).unwrap(),
+                w.grad(&grads).unwrap(),
+                bias.then(|| b.grad(&grads).unwrap()),
+            )
+        };
+        let (ours, burns) = (run(true), run(false));
+        let what = format!("{c_in}→{c_out}, {size}², k {k}, {geometry:?}");
+        assert!(relative(ours.0, burns.0) < 1e-5, "output of {what}");
+        assert!(relative(ours.1, burns.1) < 1e-5, "input gradient of {what}");
+        assert!(
+            relative(ours.2, burns.2) < 1e-5,
+            "weight gradient of {what}"
+        );
+        if let (Some(a), Some(b)) = (ours.3, burns.3) {
+            assert!(relative(a, b) < 1e-5, "bias gradient of {what}");
+        }
+    }
+}
+
+#[test]
+fn without_gradients_the_values_are_the_same_bit_for_bit() {
+    let plain = Device::flex();
+    let x = Tensor::<4>::random([3, 4, 8, 8], Distribution::Normal(0.0, 1.0), &plain);
+    let w = Tensor::<4>::random([5, 4, 3, 3], Distribution::Normal(0.0, 1.0), &plain);
+    let g = Geometry {
+        stride: 1,
+        padding: 1,
+    };
+    let tracked = plain.clone().autodiff();
+    let lift = |t: &Tensor<4>| t.clone().to_device(&tracked);
+    let a = conv2d(x.clone(), w.clone(), None, g);
+    let b = conv2d(lift(&x), lift(&w), None, g).inner();
+    assert_eq!(a.into_data(), b.into_data());
+}
+
+#[test]
+fn views_are_read_as_what_they_show() {
+    let device = Device::flex();
+    let x = Tensor::<4>::random([2, 6, 6, 3], Distribution::Normal(0.0, 1.0), &device);
+    let w = Tensor::<4>::random([3, 3, 3, 5], Distribution::Normal(0.0, 1.0), &device);
+    let g = Geometry {
+        stride: 1,
+        padding: 1,
+    };
+    let (xv, wv) = (x.permute([0, 3, 1, 2]), w.permute([3, 0, 1, 2]));
+    let copy = |t: &Tensor<4>| Tensor::<4>::from_data(t.to_data(), &device);
+    let a = conv2d(xv.clone(), wv.clone(), None, g);
+    let b = conv2d(copy(&xv), copy(&wv), None, g);
+    assert_eq!(a.into_data(), b.into_data());
+}

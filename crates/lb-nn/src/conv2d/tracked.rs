@@ -1,0 +1,123 @@
+//! The CPU's convolution as a Burn operator, with and without gradients.
+
+use burn::backend::autodiff::checkpoint::base::Checkpointer;
+use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
+use burn::backend::autodiff::grads::Gradients;
+use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
+use burn::backend::{Autodiff, Flex};
+use burn::tensor::Tensor;
+use lb_core::host::{self, FlexTensor, OnHost};
+
+use super::{Geometry, cpu};
+
+/// `None` if the tensors are not all on the CPU, or only some of them track gradients.
+pub(super) fn conv2d(
+    x: &Tensor<4>,
+    weight: &Tensor<4>,
+    bias: Option<&Tensor<1>>,
+    geometry: Geometry,
+) -> Option<Tensor<4>> {
+    let shape = cpu::Shape::new(x.dims(), weight.dims(), geometry);
+    match (host::on_host(x)?, host::on_host(weight)?) {
+        (OnHost::Plain(x), OnHost::Plain(weight)) => {
+            let bias = match bias.map(host::on_host) {
+                None => None,
+                Some(Some(OnHost::Plain(bias))) => Some(bias),
+                Some(_) => return None,
+            };
+            let y = forward(&shape, &x.to_contiguous(), &weight.to_contiguous(), bias);
+            Some(Tensor::from_primitive::<Flex>(y))
+        }
+        (OnHost::Tracked(x), OnHost::Tracked(weight)) => {
+            let (x, x_node) = x.into_parts();
+            let (weight, weight_node) = weight.into_parts();
+            let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
+            let state = Saved {
+                shape,
+                x: x.clone(),
+                weight: weight.clone(),
+            };
+            let y = match bias.map(host::on_host) {
+                None => {
+                    let y = forward(&shape, &x, &weight, None);
+                    finish(Convolution, [x_node, weight_node], state, y)
+                }
+                Some(Some(OnHost::Tracked(bias))) => {
+                    let (bias, bias_node) = bias.into_parts();
+                    let y = forward(&shape, &x, &weight, Some(bias));
+                    finish(Convolution, [x_node, weight_node, bias_node], state, y)
+                }
+                Some(_) => return None,
+            };
+            Some(Tensor::from_primitive::<Autodiff<Flex>>(y))
+        }
+        _ => None,
+    }
+}
+
+fn forward(
+    shape: &cpu::Shape,
+    x: &FlexTensor,
+    weight: &FlexTensor,
+    bias: Option<FlexTensor>,
+) -> FlexTensor {
+    let bias = bias.map(|b| b.to_contiguous());
+    let bias = bias.as_ref().map(host::values);
+    let y = cpu::forward(shape, host::values(x), host::values(weight), bias);
+    host::tensor(y, &shape.output())
+}
+
+/// What the backward pass needs.
+#[derive(Clone, Debug)]
+struct Saved {
+    shape: cpu::Shape,
+    x: FlexTensor,
+    weight: FlexTensor,
+}
+
+#[derive(Debug)]
+struct Convolution;
+
+fn finish<const N: usize>(
+    op: Convolution,
+    nodes: [burn::backend::autodiff::ops::NodeGuard; N],
+    state: Saved,
+    y: FlexTensor,
+) -> host::TrackedTensor
+where
+    Convolution: Backward<Flex, N, State = Saved>,
+{
+    match op
+        .prepare::<NoCheckpointing>(nodes)
+        .compute_bound()
+        .stateful()
+    {
+        OpsKind::Tracked(prepared) => prepared.finish(state, y),
+        OpsKind::UnTracked(prepared) => prepared.finish(y),
+    }
+}
+
+impl<const N: usize> Backward<Flex, N> for Convolution {
+    type State = Saved;
+
+    fn backward(self, ops: Ops<Saved, N>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = grads.consume::<Flex>(&ops.node).to_contiguous();
+        let dy = host::values(&dy);
+        let Saved { shape, x, weight } = &ops.state;
+        for (i, node) in ops.parents.iter().enumerate() {
+            let Some(node) = node else { continue };
+            let gradient = match i {
+                0 => {
+                    let dx = cpu::input_gradient(shape, host::values(weight), dy);
+                    host::tensor(dx, &shape.input())
+                }
+                1 => {
+                    let dw = cpu::weight_gradient(shape, host::values(x), dy);
+                    host::tensor(dw, &shape.weight())
+                }
+                _ => host::tensor(cpu::bias_gradient(shape, dy), &shape.bias()),
+            };
+            grads.register::<Flex>(node.id, gradient);
+        }
+    }
+}
