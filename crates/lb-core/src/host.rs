@@ -38,15 +38,10 @@ pub fn on_host<const D: usize>(x: &Tensor<D>) -> Option<OnHost> {
         .map(OnHost::Plain)
 }
 
-/// A tensor with one gap between its elements closed: row after row.
-pub fn contiguous(x: FlexTensor) -> FlexTensor {
-    x.to_contiguous()
-}
-
 /// Its elements, row after row.
 ///
 /// # Panics
-/// If it is not [`contiguous`].
+/// If they are not contiguous (`to_contiguous`).
 pub fn values(x: &FlexTensor) -> &[f32] {
     x.as_slice::<f32>().expect("the tensor is contiguous")
 }
@@ -54,4 +49,26 @@ pub fn values(x: &FlexTensor) -> &[f32] {
 /// A tensor of `values`.
 pub fn tensor(values: Vec<f32>, shape: &[usize]) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape))
+}
+
+/// `x` rounded to the nearest integer, ties to even, for `|x| ≤ 2²²`.
+///
+/// `f32::round_ties_even` is a function call on processors older than SSE 4.1, which is what a
+/// portable build is compiled for. Adding 1.5 · 2²³ leaves no bits below one, so the addition
+/// itself rounds, by the rule of all IEEE arithmetic; a compiler turns that into vectors.
+#[inline]
+pub fn round(x: f32) -> f32 {
+    const SHIFT: f32 = 12_582_912.0;
+    (x + SHIFT) - SHIFT
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn rounds_half_to_even() {
+        for i in -300_000i32..300_000 {
+            let x = i as f32 * 0.125;
+            assert_eq!(super::round(x), x.round_ties_even(), "{x}");
+        }
+    }
 }

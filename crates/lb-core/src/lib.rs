@@ -3,6 +3,8 @@
 //! | module | idea |
 //! |---|---|
 //! | [`affine`] | quantize, dequantize, fake-quantize with a straight-through gradient |
+//! | [`learned`] | fake quantization of activations with a learned step, and QDrop |
+//! | [`moments`] | mean and deviation of each channel |
 //! | [`scheme`] | bits, signedness, symmetry and granularity, before any range is known |
 //! | [`range`] | a real range becomes [`QParams`](lb_format::QParams) |
 //! | [`observe`] | statistics of activations, and the rules that turn them into a range |
@@ -34,6 +36,8 @@ pub mod bias;
 mod error;
 #[cfg(feature = "flex")]
 pub mod host;
+pub mod learned;
+pub mod moments;
 pub mod observe;
 pub mod range;
 pub mod scheme;

@@ -8,8 +8,9 @@
 //! | folded | [`Conv2d`](burn::nn::conv::Conv2d) | [`FloatAct`] | `Linear` |
 //! | observed | `Conv2d` | [`ObservedAct`] | `Linear` |
 //! | quantized | [`QuantConv2d`] | [`QuantAct`] | [`QuantLinear`] |
+//! | learned | [`LearnedConv2d`](learned::LearnedConv2d) | [`LearnedAct`](learned::LearnedAct) | [`LearnedLinear`](learned::LearnedLinear) |
 //!
-//! so that folding twice, or evaluating a half-quantized network, does not compile. What a
+//! where learned layers become quantized ones again; so that folding twice, or evaluating a half-quantized network, does not compile. What a
 //! topology needs to know of its parts are the three traits in [`layer`].
 //!
 //! ```
@@ -35,8 +36,10 @@
 mod act;
 pub mod conv2d;
 mod conv_bn;
+pub mod correct;
 pub mod fold;
 pub mod layer;
+pub mod learned;
 mod observed;
 mod quant_act;
 mod quant_conv2d;

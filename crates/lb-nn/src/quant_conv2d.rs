@@ -39,6 +39,21 @@ impl QuantConv2d {
         }
     }
 
+    /// A convolution whose `weight` lies on the grid of `qparams` already.
+    pub(crate) fn on_grid(
+        weight: Tensor<4>,
+        qparams: QParams,
+        bias: Tensor<1>,
+        geometry: Geometry,
+    ) -> Self {
+        Self {
+            weight: Param::from_tensor(weight),
+            bias: Param::from_tensor(bias),
+            geometry,
+            qparams: Some(qparams),
+        }
+    }
+
     /// Parameters of the weight; `None` if it was left in float.
     pub fn qparams(&self) -> Option<&QParams> {
         self.qparams.as_ref()

@@ -46,6 +46,15 @@ impl QuantLinear {
         }
     }
 
+    /// A layer whose `weight` `[out, in]` lies on the grid of `qparams` already.
+    pub(crate) fn on_grid(weight: Tensor<2>, qparams: QParams, bias: Tensor<1>) -> Self {
+        Self {
+            weight: Param::from_tensor(weight),
+            bias: Param::from_tensor(bias),
+            qparams: Some(qparams),
+        }
+    }
+
     /// Parameters of the weight; `None` if it was left in float.
     pub fn qparams(&self) -> Option<&QParams> {
         self.qparams.as_ref()

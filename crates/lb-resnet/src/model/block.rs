@@ -49,6 +49,12 @@ pub(crate) fn conv<C: Conv>(conv: &C, name: &str, x: Tensor<4>, trace: Trace) ->
 
 impl<C: Conv, A: Act> Block<C, A> {
     pub(crate) fn forward(&self, index: usize, x: Tensor<4>, trace: Trace) -> Tensor<4> {
+        let sum = self.sum(index, x, trace);
+        act(&self.act2, &format!("blocks.{index}.act2"), sum, trace)
+    }
+
+    /// What the last activation is given.
+    pub(super) fn sum(&self, index: usize, x: Tensor<4>, trace: Trace) -> Tensor<4> {
         let name = |part: &str| format!("blocks.{index}.{part}");
         let u = act(&self.input, &name("input"), x.clone(), trace);
         let y = conv(&self.conv1, &name("conv1"), u.clone(), trace);
@@ -58,7 +64,7 @@ impl<C: Conv, A: Act> Block<C, A> {
             Some(shortcut) => conv(shortcut, &name("shortcut"), u, trace),
             None => pad_shortcut(x, self.channels, self.stride),
         };
-        act(&self.act2, &name("act2"), y + shortcut, trace)
+        y + shortcut
     }
 
     pub(crate) fn rewrite<L, R: Rewrite<C, A, L>>(

@@ -5,6 +5,7 @@ use burn::nn::conv::Conv2d;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 use lb_nn::layer::{Act, Conv, Dense};
+use lb_nn::learned::{LearnedAct, LearnedConv2d, LearnedLinear};
 use lb_nn::{
     ConvBn, ConvBnConfig, FloatAct, Nonlinearity, ObservedAct, QuantAct, QuantConv2d, QuantLinear,
 };
@@ -39,6 +40,9 @@ pub type FoldedNet = ResNet<Conv2d, FloatAct, Linear>;
 pub type ObservedNet = ResNet<Conv2d, ObservedAct, Linear>;
 /// Quantized, simulated in real arithmetic.
 pub type QuantNet = ResNet<QuantConv2d, QuantAct, QuantLinear>;
+
+/// Quantized, learning its codes, scales and biases.
+pub type LearnedNet = ResNet<LearnedConv2d, LearnedAct, LearnedLinear>;
 
 /// What `R` makes of a `ResNet<C, A, L>`.
 pub type Rewritten<R, C, A, L> = ResNet<

@@ -9,18 +9,34 @@
 //! final linear. Observation is done once; every width and method then takes what it needs from
 //! the same statistics.
 
+mod chain;
+mod correct;
 mod fold;
+mod learn;
 mod lower;
 mod observe;
 mod pack;
 mod plan;
 mod quantize;
+mod reconstruct;
+mod refine;
 
 pub use fold::fold;
 pub use observe::{Calibration, observe};
 pub use pack::{pack, unpack};
 pub use plan::{Method, Options, Widths};
 pub use quantize::quantize;
+pub use reconstruct::ReconstructConfig;
+pub use refine::{RefineMonitor, RefineProgress, Refinement, UnitReport, refine};
+
+use burn::nn::Linear;
+use burn::nn::conv::Conv2d;
+use lb_nn::{FloatAct, QuantAct, QuantConv2d, QuantLinear};
+
+use crate::model::Unit;
+
+type FloatUnit = Unit<Conv2d, FloatAct, Linear>;
+type QuantUnit = Unit<QuantConv2d, QuantAct, QuantLinear>;
 
 #[cfg(test)]
 mod tests;

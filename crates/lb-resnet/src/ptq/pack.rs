@@ -123,11 +123,7 @@ impl Rewrite<ConvBn, FloatAct, Linear> for Unpack<'_> {
         if conv.geometry() != expected.geometry() {
             return Err(FormatError::invalid(
                 format!("layer `{}`", site.name),
-                format!(
-                    "{:?}, expected {:?}",
-                    conv.geometry(),
-                    expected.geometry()
-                ),
+                format!("{:?}, expected {:?}", conv.geometry(), expected.geometry()),
             ));
         }
         Ok(conv)

@@ -1,0 +1,31 @@
+//! The stage between quantized layers: everything that quantization rounds is learned.
+//!
+//! A [`QuantConv2d`](crate::QuantConv2d), its float original beside it, becomes a
+//! [`LearnedConv2d`] whose codes, scales, offsets and bias receive gradients; training done, it
+//! becomes a `QuantConv2d` again. Activations learn their step the same way.
+//!
+//! All parameters but the latent codes are deviations from where they started, in units that make
+//! one learning rate right for all of them:
+//!
+//! ```text
+//! s = s₀ · exp(ρ · θ)      o = o₀ + ρ · s₀ · φ      b = b₀ + ρ · u · β
+//! ```
+//!
+//! with ρ = [`RELATIVE_RATE`]: Adam moves a parameter by about the learning rate a step, so codes
+//! move by it in units of a step, and scales by ρ times as much, relatively.
+
+mod act;
+mod conv2d;
+mod linear;
+mod weight;
+
+pub use act::{Dropping, LearnedAct};
+pub use conv2d::LearnedConv2d;
+pub use linear::LearnedLinear;
+pub use weight::Rounding;
+
+/// How fast scales, offsets, biases and activation steps move, relative to codes.
+pub const RELATIVE_RATE: f32 = 0.1;
+
+#[cfg(test)]
+mod tests;

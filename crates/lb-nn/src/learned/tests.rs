@@ -1,0 +1,123 @@
+//! Learned layers on small random weights.
+
+use burn::module::Module;
+use burn::optim::{AdamConfig, GradientsParams};
+use burn::tensor::{Device, Distribution, Tensor};
+use lb_core::weight::{self, WeightRule};
+use lb_core::{Granularity, QScheme, Symmetry};
+use lb_format::{Affine, BitWidth, QParams};
+
+use super::*;
+use crate::layer::{Act, Conv};
+use crate::{ConvBnConfig, Nonlinearity, QuantAct, QuantConv2d, fold};
+
+fn layers(bits: u8) -> (burn::nn::conv::Conv2d, QuantConv2d) {
+    let device = Device::flex();
+    let config = ConvBnConfig {
+        channels: [4, 6],
+        kernel: 3,
+        stride: 1,
+        padding: 1,
+    };
+    let conv = fold::fold(config.init(&device));
+    let scheme = QScheme::weight(
+        BitWidth::new(bits).unwrap(),
+        Symmetry::Affine,
+        Granularity::PerChannel,
+    );
+    let q = weight::qparams(conv.weight.val(), scheme, WeightRule::Mse).unwrap();
+    (conv.clone(), QuantConv2d::quantize(conv, Some(q)))
+}
+
+fn max_difference(a: Tensor<4>, b: Tensor<4>) -> f32 {
+    (a - b).abs().max().into_scalar()
+}
+
+#[test]
+fn an_untrained_layer_comes_back_as_it_was() {
+    for bits in [1, 2, 4, 8] {
+        for rounding in [Rounding::Straight, Rounding::AdaRound] {
+            let (float, quantized) = layers(bits);
+            let learned = LearnedConv2d::new(&quantized, &float, rounding).unwrap();
+            let back = learned.finish().unwrap();
+            let difference = max_difference(back.weight.val(), quantized.weight.val());
+            assert!(difference < 1e-6, "{bits} bits, {rounding:?}: {difference}");
+            let stored = back.to_format("x").unwrap();
+            assert_eq!(
+                stored.weight.dequantize(),
+                back.weight
+                    .val()
+                    .into_data()
+                    .try_to_vec_as::<f32>()
+                    .unwrap()
+            );
+        }
+    }
+}
+
+/// Training must reach weights that rounding to the nearest does not: the error of the outputs
+/// falls, and what is exported computes what was trained.
+#[test]
+fn training_lowers_the_error_and_is_exported() {
+    let device = Device::flex();
+    for rounding in [Rounding::Straight, Rounding::AdaRound] {
+        let (float, quantized) = layers(2);
+        let x = Tensor::<4>::random([16, 4, 8, 8], Distribution::Uniform(0.0, 1.0), &device);
+        let target = Conv::forward(&float, x.clone());
+        let error = |y: Tensor<4>| {
+            let d = y - target.clone();
+            (d.clone() * d).mean().into_scalar::<f32>()
+        };
+        let before = error(quantized.forward(x.clone()));
+        let autodiff = device.clone().autodiff();
+        let mut layer = LearnedConv2d::new(&quantized, &float, rounding)
+            .unwrap()
+            .fork(&autodiff);
+        let mut adam = AdamConfig::new().init();
+        let (xa, ta) = (x.clone().autodiff(), target.clone().autodiff());
+        for i in 0..300 {
+            let d = layer.forward(xa.clone()) - ta.clone();
+            let mut loss = (d.clone() * d).mean() * 100.0;
+            if i > 60
+                && let Some(r) = layer.indecision(2.0)
+            {
+                loss = loss + r * 0.01;
+            }
+            let grads = GradientsParams::from_grads(loss.backward(), &layer);
+            layer = adam.step(0.02, layer, grads);
+        }
+        let exported = layer.valid().finish().unwrap();
+        let after = error(exported.forward(x.clone()));
+        assert!(after < before * 0.8, "{rounding:?}: {before} to {after}");
+    }
+}
+
+#[test]
+fn an_activation_learns_its_step() {
+    let device = Device::flex();
+    let q = QParams::per_tensor(
+        BitWidth::new(2).unwrap(),
+        false,
+        Affine {
+            scale: 0.1,
+            zero_point: 0,
+            offset: 0.0,
+        },
+    );
+    let start = QuantAct::new(Nonlinearity::Relu, Some(q));
+    let x = Tensor::<4>::random([4, 4, 8, 8], Distribution::Uniform(-1.0, 3.0), &device);
+    let dropping = Dropping::default();
+    let mut act = LearnedAct::new(&start, &dropping, 0, &device).fork(&device.clone().autodiff());
+    assert!(max_difference(act.valid().forward(x.clone()), start.forward(x.clone())) < 1e-6);
+    let mut adam = AdamConfig::new().init();
+    let xa = x.clone().autodiff();
+    for i in 0..200 {
+        dropping.set(0.5, i);
+        let d = act.forward(xa.clone()) - burn::tensor::activation::relu(xa.clone());
+        let grads = GradientsParams::from_grads((d.clone() * d).mean().backward(), &act);
+        act = adam.step(0.1, act, grads);
+    }
+    let scale = act.valid().finish().unwrap().qparams.unwrap().affine[0].scale;
+    // The best step for values spread over 0..3 puts the last code near 3.
+    assert!((0.7..1.1).contains(&scale), "{scale}");
+}

@@ -1,0 +1,106 @@
+//! From quantized to learned layers and back.
+
+use std::collections::BTreeMap;
+
+use burn::nn::Linear;
+use burn::nn::conv::Conv2d;
+use burn::tensor::Device;
+use lb_format::FormatError;
+use lb_nn::learned::{Dropping, LearnedAct, LearnedConv2d, LearnedLinear, Rounding};
+use lb_nn::{QuantAct, QuantConv2d, QuantLinear};
+
+use crate::ResnetError;
+use crate::model::{ActSite, ConvSite, FoldedNet, LearnedNet, QuantNet, Rewrite};
+
+/// `net` as a network that learns, on its own device; `float` is the network that it came from.
+///
+/// # Errors
+/// If a layer was left in float: only networks that are quantized throughout can learn.
+pub(super) fn learn(
+    net: &QuantNet,
+    float: &FoldedNet,
+    rounding: Rounding,
+    dropping: &Dropping,
+    device: &Device,
+) -> Result<LearnedNet, ResnetError> {
+    let convolutions = float.convolutions().into_iter();
+    net.clone().rewrite(&mut Learn {
+        convolutions: convolutions.map(|(n, c)| (n, c.clone())).collect(),
+        linear: &float.linear,
+        rounding,
+        dropping,
+        device,
+        places: 0,
+    })
+}
+
+/// The quantized network that `net` has become; `net` without gradients (`valid`).
+///
+/// # Errors
+/// If a parameter diverged.
+pub(super) fn finish(net: LearnedNet) -> Result<QuantNet, ResnetError> {
+    Ok(net.rewrite(&mut Finish)?)
+}
+
+struct Learn<'a> {
+    convolutions: BTreeMap<String, Conv2d>,
+    linear: &'a Linear,
+    rounding: Rounding,
+    dropping: &'a Dropping,
+    device: &'a Device,
+    places: u64,
+}
+
+fn in_float(layer: &str) -> ResnetError {
+    ResnetError::Invalid(format!(
+        "layer `{layer}` was left in float: only networks that are quantized throughout can learn"
+    ))
+}
+
+impl Rewrite<QuantConv2d, QuantAct, QuantLinear> for Learn<'_> {
+    type Conv = LearnedConv2d;
+    type Act = LearnedAct;
+    type Linear = LearnedLinear;
+    type Error = ResnetError;
+
+    fn conv(&mut self, site: &ConvSite, conv: QuantConv2d) -> Result<LearnedConv2d, ResnetError> {
+        let float = self.convolutions.get(&site.name);
+        let learned = float.and_then(|float| LearnedConv2d::new(&conv, float, self.rounding));
+        learned.ok_or_else(|| in_float(&site.name))
+    }
+
+    fn act(&mut self, _: &ActSite, act: QuantAct) -> Result<LearnedAct, ResnetError> {
+        self.places += 1;
+        Ok(LearnedAct::new(
+            &act,
+            self.dropping,
+            self.places,
+            self.device,
+        ))
+    }
+
+    fn linear(&mut self, linear: QuantLinear) -> Result<LearnedLinear, ResnetError> {
+        LearnedLinear::new(&linear, self.linear, self.rounding).ok_or_else(|| in_float("linear"))
+    }
+}
+
+struct Finish;
+
+impl Rewrite<LearnedConv2d, LearnedAct, LearnedLinear> for Finish {
+    type Conv = QuantConv2d;
+    type Act = QuantAct;
+    type Linear = QuantLinear;
+    type Error = FormatError;
+
+    fn conv(&mut self, _: &ConvSite, conv: LearnedConv2d) -> Result<QuantConv2d, FormatError> {
+        conv.finish()
+    }
+
+    fn act(&mut self, _: &ActSite, act: LearnedAct) -> Result<QuantAct, FormatError> {
+        act.finish()
+    }
+
+    fn linear(&mut self, linear: LearnedLinear) -> Result<QuantLinear, FormatError> {
+        linear.finish()
+    }
+}
