@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 use lb_data::Split;
-use lb_resnet::ptq::{self, Method, Options};
+use lb_resnet::ptq::{self, Assignment, Method, Options};
 use lb_resnet::report::{self, LayerReport};
 
 use crate::args::CalibrateArgs;
@@ -64,6 +64,7 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
             residual_bits: args.residual_bits.0,
             method: args.method,
             bias_correction: args.bias_correction,
+            assignment: Assignment::new(),
         };
         let (network, bytes) = calibrated.pack(&options)?;
         let path = out.join(file_name(model, &options));

@@ -9,6 +9,7 @@
 //! final linear. Observation is done once; every width and method then takes what it needs from
 //! the same statistics.
 
+mod assignment;
 mod fold;
 mod lower;
 mod observe;
@@ -16,6 +17,7 @@ mod pack;
 mod plan;
 mod quantize;
 
+pub use assignment::{Assigned, Assignment};
 pub use fold::fold;
 pub use observe::{Calibration, observe};
 pub use pack::{pack, unpack};

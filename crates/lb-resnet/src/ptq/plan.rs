@@ -9,7 +9,8 @@ use lb_core::{Granularity, QScheme, Symmetry};
 use lb_format::BitWidth;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ActRole, ConvRole};
+use super::Assignment;
+use crate::model::{ActRole, ActSite, ConvRole, ConvSite};
 
 /// How ranges are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -140,7 +141,7 @@ impl FromStr for Widths {
 }
 
 /// Everything that decides how a network is quantized.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
     /// Bits of all layers but the edges.
     pub widths: Widths,
@@ -153,6 +154,9 @@ pub struct Options {
     pub method: Method,
     /// Whether biases make up for the mean shift of quantized weights.
     pub bias_correction: bool,
+    /// Widths of single places, which go before all of the above: mixed precision.
+    #[serde(default, skip_serializing_if = "Assignment::is_empty")]
+    pub assignment: Assignment,
 }
 
 impl Options {
@@ -164,12 +168,16 @@ impl Options {
             residual_bits: None,
             method: Method::Mse,
             bias_correction: false,
+            assignment: Assignment::new(),
         }
     }
 
     /// Bits of a convolution's weight; `None`: left in float.
-    pub(super) fn conv_bits(&self, role: ConvRole) -> Option<BitWidth> {
-        match (self.method, role) {
+    pub(super) fn conv_bits(&self, site: &ConvSite) -> Option<BitWidth> {
+        if let Some(bits) = self.assignment.weight(&site.name) {
+            return Some(bits);
+        }
+        match (self.method, site.role) {
             (Method::Lbtorch, ConvRole::Shortcut) => None,
             (Method::Lbtorch, _) => Some(self.widths.weights),
             (_, ConvRole::Stem) => Some(at_least(self.edge_bits, self.widths.weights)),
@@ -179,6 +187,9 @@ impl Options {
 
     /// Bits of the final linear's weight; `None`: left in float.
     pub(super) fn linear_bits(&self) -> Option<BitWidth> {
+        if let Some(bits) = self.assignment.weight("linear") {
+            return Some(bits);
+        }
         match self.method {
             Method::Lbtorch => None,
             _ => Some(at_least(self.edge_bits, self.widths.weights)),
@@ -186,10 +197,13 @@ impl Options {
     }
 
     /// Bits of an activation; `None`: real values pass.
-    pub(super) fn act_bits(&self, role: ActRole) -> Option<BitWidth> {
+    pub(super) fn act_bits(&self, site: &ActSite) -> Option<BitWidth> {
+        if let Some(bits) = self.assignment.activation(&site.name) {
+            return Some(bits);
+        }
         let bits = self.widths.activations;
         let stream = at_least(self.residual_bits, bits);
-        match (self.method, role) {
+        match (self.method, site.role) {
             (_, ActRole::BeforePool) => None,
             (Method::Lbtorch, ActRole::Stream | ActRole::Pooled) => None,
             (Method::Lbtorch, _) => Some(bits),
@@ -207,6 +221,9 @@ impl fmt::Display for Options {
             weights,
             activations,
         } = self.widths;
+        if !self.assignment.is_empty() {
+            return self.assignment.fmt(f);
+        }
         write!(f, "{}", self.widths)?;
         if self.method == Method::Lbtorch {
             return f.write_str(", shortcuts, residual stream and linear in float");
@@ -260,8 +277,44 @@ mod tests {
         o.widths = "2".parse().unwrap();
         o.residual_bits = Some(BitWidth::EIGHT);
         assert_eq!(o.to_string(), "W2A2, edge layers W8A8, residual stream A8");
-        assert_eq!(o.act_bits(ActRole::BlockInput).unwrap().get(), 2);
+        let input = ActSite {
+            name: "blocks.0.input".into(),
+            role: ActRole::BlockInput,
+        };
+        assert_eq!(o.act_bits(&input).unwrap().get(), 2);
         o.residual_bits = None;
-        assert_eq!(o.act_bits(ActRole::BlockInput), None);
+        assert_eq!(o.act_bits(&input), None);
+    }
+
+    #[test]
+    fn an_assigned_width_goes_before_all_others() {
+        let mut o = Options::new("2".parse().unwrap());
+        let assigned = |bits| crate::ptq::Assigned {
+            bits: BitWidth::new(bits).unwrap(),
+            values: 1,
+        };
+        o.assignment.weights.insert("stem".into(), assigned(3));
+        o.assignment.weights.insert("linear".into(), assigned(5));
+        o.assignment.activations.insert("input".into(), assigned(6));
+        let conv = |name: &str, role| ConvSite {
+            name: name.into(),
+            role,
+            input: String::new(),
+        };
+        let bits = |b: Option<BitWidth>| b.unwrap().get();
+        assert_eq!(bits(o.conv_bits(&conv("stem", ConvRole::Stem))), 3);
+        assert_eq!(
+            bits(o.conv_bits(&conv("blocks.0.conv1", ConvRole::Body))),
+            2
+        );
+        assert_eq!(bits(o.linear_bits()), 5);
+        let image = ActSite {
+            name: "input".into(),
+            role: ActRole::Image,
+        };
+        assert_eq!(bits(o.act_bits(&image)), 6);
+        assert!(o.to_string().starts_with("mixed W4.0A6.0"), "{o}");
+        let json = serde_json::to_string(&o).unwrap();
+        assert_eq!(serde_json::from_str::<Options>(&json).unwrap(), o);
     }
 }
