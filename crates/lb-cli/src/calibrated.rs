@@ -5,7 +5,7 @@ use burn::tensor::Device;
 use lb_data::ImageSet;
 use lb_format::QuantizedNetwork;
 use lb_format::network::Recipe;
-use lb_resnet::model::FoldedNet;
+use lb_resnet::model::{FoldedNet, QuantNet};
 use lb_resnet::ptq::{self, Calibration, Options};
 
 use crate::model_file::Model;
@@ -56,13 +56,21 @@ impl Calibrated {
         })
     }
 
+    /// The network quantized as `options` say.
+    ///
+    /// # Errors
+    /// If a layer cannot be quantized.
+    pub fn quantize(&self, options: &Options) -> Result<QuantNet> {
+        ptq::quantize(&self.folded, &self.statistics, options)
+            .with_context(|| format!("quantizing to {options}"))
+    }
+
     /// The packed network and its bytes.
     ///
     /// # Errors
     /// If a layer cannot be quantized.
     pub fn pack(&self, options: &Options) -> Result<(QuantizedNetwork, Vec<u8>)> {
-        let net = ptq::quantize(&self.folded, &self.statistics, options)
-            .with_context(|| format!("quantizing to {options}"))?;
+        let net = self.quantize(options)?;
         let recipe = Recipe {
             method: options.method.to_string(),
             widths: options.to_string(),

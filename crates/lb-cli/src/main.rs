@@ -9,6 +9,7 @@
 //! | 2 | the command line was not understood |
 //! | 130 | interrupted with Ctrl-C; what was finished is kept |
 
+mod analysis;
 mod args;
 mod backend;
 mod calibrated;
@@ -22,6 +23,7 @@ mod plain;
 mod progress;
 mod subject;
 mod table;
+mod units;
 
 use std::process::ExitCode;
 

@@ -148,7 +148,18 @@ mod tests {
         ] {
             assert_eq!(text.parse::<Size>().unwrap().bytes, bytes, "{text}");
         }
-        for bad in ["", "80", "kB", "-1kB", "80kg", "0B", "1e3B", "nanB", "1.2.3kB", "9999999999999999MB"] {
+        for bad in [
+            "",
+            "80",
+            "kB",
+            "-1kB",
+            "80kg",
+            "0B",
+            "1e3B",
+            "nanB",
+            "1.2.3kB",
+            "9999999999999999MB",
+        ] {
             let e = bad.parse::<Size>().unwrap_err();
             assert!(e.contains(&format!("`{bad}`")) && e.contains("80kB"), "{e}");
         }

@@ -302,7 +302,9 @@ fn with_weight(
 }
 
 fn not_measured(layer: &str, what: &str, bits: BitWidth) -> ResnetError {
-    ResnetError::Invalid(format!("`{layer}` at {bits} bits: its {what} was not measured"))
+    ResnetError::Invalid(format!(
+        "`{layer}` at {bits} bits: its {what} was not measured"
+    ))
 }
 
 /// The activation whose codes each layer of `network` reads: the nearest one before it that rounds.
@@ -375,8 +377,13 @@ mod tests {
             })
             .collect();
         let first = &uniform[0].1;
-        let weights = (first.layers.iter())
-            .map(|l| (PlaceKind::Weight, &l.name, l.weight.shape().iter().product()));
+        let weights = (first.layers.iter()).map(|l| {
+            (
+                PlaceKind::Weight,
+                &l.name,
+                l.weight.shape().iter().product(),
+            )
+        });
         let activations = (first.activations.iter())
             .filter(|a| a.qparams.is_some())
             .map(|a| (PlaceKind::Activation, &a.name, 1000));
@@ -472,7 +479,10 @@ mod tests {
             };
             assert_eq!(narrow(&assignment.weights), 1);
             assert_eq!(narrow(&assignment.activations), 1);
-            assert_eq!(tradeoff.points().next().unwrap().cost, 60 * reads.len() as u64);
+            assert_eq!(
+                tradeoff.points().next().unwrap().cost,
+                60 * reads.len() as u64
+            );
             assert!(Tradeoff::by_time(&case.places, &LayerTimes::default(), network).is_err());
         }
     }

@@ -44,10 +44,7 @@ impl Frontier {
     /// # Panics
     /// If a group has no choice, a loss is NaN, or more than 2³² sums are worth keeping.
     pub fn new(groups: &[Vec<Choice>]) -> Self {
-        let mut points = vec![Choice {
-            cost: 0,
-            loss: 0.0,
-        }];
+        let mut points = vec![Choice { cost: 0, loss: 0.0 }];
         let mut steps = Vec::with_capacity(groups.len());
         for group in groups {
             let group = undominated(group.iter().copied());
@@ -132,13 +129,7 @@ mod tests {
 
     /// Every combination, counted like the digits of a clock.
     fn brute_force(groups: &[Vec<Choice>]) -> Vec<(Vec<usize>, Choice)> {
-        let mut all = vec![(
-            Vec::new(),
-            Choice {
-                cost: 0,
-                loss: 0.0,
-            },
-        )];
+        let mut all = vec![(Vec::new(), Choice { cost: 0, loss: 0.0 })];
         for group in groups {
             let extend = |(picked, sum): &(Vec<usize>, Choice)| {
                 let (picked, sum) = (picked.clone(), *sum);

@@ -11,10 +11,11 @@
 //! | [`report`] | per-layer signal to noise ratio |
 //! | [`divergence`] | how far a quantized network's answers are from the float network's |
 //! | [`sensitivity`] | which place suffers how much at which width |
-//! | [`assign`], [`knapsack`] | the widths that lose least within a budget |
+//! | [`candidates`], [`assign`], [`knapsack`] | the widths that lose least within a budget |
 
 pub mod assign;
 pub mod batch;
+pub mod candidates;
 pub mod checkpoint;
 pub mod divergence;
 mod error;

@@ -101,7 +101,10 @@ impl Analysis {
     /// of a block, which has the codes of the stream; what `lbtorch` leaves in float).
     pub fn new(net: &FoldedNet, uniform: Vec<(BitWidth, QuantNet)>) -> Self {
         let mut spots = Spots::default();
-        let float = net.clone().rewrite(&mut spots).unwrap_or_else(|e| match e {});
+        let float = net
+            .clone()
+            .rewrite(&mut spots)
+            .unwrap_or_else(|e| match e {});
         let head = net.segments() - 1;
         let widths: Vec<_> = (uniform.into_iter())
             .map(|(bits, net)| {
@@ -319,17 +322,23 @@ impl Rewrite<QuantConv2d, QuantAct, QuantLinear> for Swap<'_> {
 
     fn conv(&mut self, site: &ConvSite, conv: QuantConv2d) -> Result<QuantConv2d, Infallible> {
         let other = self.parts.convs.get(self.path);
-        Ok(other.filter(|_| site.name == self.path).map_or(conv, Clone::clone))
+        Ok(other
+            .filter(|_| site.name == self.path)
+            .map_or(conv, Clone::clone))
     }
 
     fn act(&mut self, site: &ActSite, act: QuantAct) -> Result<QuantAct, Infallible> {
         let other = self.parts.acts.get(self.path);
-        Ok(other.filter(|_| site.name == self.path).map_or(act, Clone::clone))
+        Ok(other
+            .filter(|_| site.name == self.path)
+            .map_or(act, Clone::clone))
     }
 
     fn linear(&mut self, linear: QuantLinear) -> Result<QuantLinear, Infallible> {
         let other = self.parts.linear.as_ref();
-        Ok(other.filter(|_| self.path == "linear").map_or(linear, Clone::clone))
+        Ok(other
+            .filter(|_| self.path == "linear")
+            .map_or(linear, Clone::clone))
     }
 }
 
@@ -386,7 +395,10 @@ mod tests {
             assert_eq!(of("stem").place.values, 432);
             assert_eq!(of("stem_act").place.values, 16 * 32 * 32);
             assert_eq!(of("pooled").place.values, 64);
-            assert_eq!(analysis.run(&set, &n, &device, &mut |_| true).unwrap(), found);
+            assert_eq!(
+                analysis.run(&set, &n, &device, &mut |_| true).unwrap(),
+                found
+            );
             assert!(analysis.run(&set, &n, &device, &mut |_| false).is_err());
 
             // The shortcut through the float prefix is what the whole network gives.
