@@ -9,6 +9,7 @@ use lb_resnet::model::{Arch, Shortcut};
 use lb_resnet::ptq::{Method, Widths};
 
 use crate::backend::Backend;
+use crate::units::{Points, Size, Time};
 
 /// Low-bit neural networks in pure Rust: train, import, calibrate, quantize, evaluate, measure.
 #[derive(Debug, Parser)]
@@ -32,7 +33,9 @@ pub enum Command {
     Train(TrainArgs),
     /// Read a PyTorch checkpoint (or foreign safetensors)
     Import(ImportArgs),
-    /// Fold, observe and quantize: one packed file per width
+    /// Measure which layer and activation suffers how much at which width
+    Analyze(AnalyzeArgs),
+    /// Fold, observe and quantize: one packed file per width, or per target
     Calibrate(CalibrateArgs),
     /// Evaluate float checkpoints and packed files
     Eval(EvalArgs),
@@ -195,18 +198,37 @@ pub struct CalibrateArgs {
     pub data: DataArgs,
     #[command(flatten)]
     pub device: DeviceArgs,
-    /// Widths: 1 to 8 or 16; weights and activations apart as in w2a4
-    #[arg(long, value_delimiter = ',', default_value = "2,4,8,16")]
+    /// Widths: 1 to 8 or 16; weights and activations apart as in w2a4. For a target, those that
+    /// each layer and each activation may take [default: 2,4,8,16; for a target 2,3,4,6,8]
+    #[arg(long, value_delimiter = ',')]
     pub bits: Vec<Widths>,
+    /// Largest packed file, e.g. 80kB: widths for every layer that lose least within it
+    #[arg(long, value_delimiter = ',', value_name = "SIZE")]
+    pub target_size: Vec<Size>,
+    /// Largest share of calibration images, in %, that may get another class than in float, e.g.
+    /// 0.5: the smallest file found for which that holds. The accuracy on these images cannot drop
+    /// by more points than that
+    #[arg(long, value_delimiter = ',', value_name = "POINTS")]
+    pub target_drop: Vec<Points>,
+    /// Longest time of one image in the integer engine, on one thread of this machine, e.g. 150us:
+    /// widths that lose least within it
+    #[arg(long, value_delimiter = ',', value_name = "TIME")]
+    pub target_latency: Vec<Time>,
+    /// For a target of size or drop: most bits that an activation value may have on average
+    #[arg(long, value_name = "BITS", value_parser = mean_bits, conflicts_with = "target_latency")]
+    pub mean_activation_bits: Option<f64>,
     /// Least bits of the first convolution, its image, the final linear and its input; or `same`
-    #[arg(long, default_value = "8", value_parser = floor)]
-    pub edge_bits: Floor,
+    /// [default: 8; for a target `same`, so that they compete]
+    #[arg(long, value_parser = floor)]
+    pub edge_bits: Option<Floor>,
     /// Least bits of the residual stream; or `same`
     #[arg(long, default_value = "same", value_parser = floor)]
     pub residual_bits: Floor,
-    /// minmax, moving-average, percentile, mse, kl, or the predecessor's lbtorch
-    #[arg(long, default_value = "mse")]
-    pub method: Method,
+    /// minmax, moving-average, percentile, mse, kl; affine (mse, then mean and deviation of every
+    /// channel corrected), brecq (then blocks reconstructed), brecq+kl (then tuned end to end); or
+    /// the predecessor's lbtorch [default: affine at 4 bits and below, else mse]
+    #[arg(long)]
+    pub method: Option<Method>,
     /// Correct biases for the mean shift of quantized weights
     #[arg(long)]
     pub bias_correction: bool,
@@ -219,6 +241,73 @@ pub struct CalibrateArgs {
     /// Folder for the packed files [default: `quantized` beside the checkpoint]
     #[arg(long)]
     pub out: Option<PathBuf>,
+    /// Print JSON lines instead of tables
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl CalibrateArgs {
+    /// Whether files for targets are asked for, and not files of one width.
+    pub fn has_targets(&self) -> bool {
+        !(self.target_size.is_empty()
+            && self.target_drop.is_empty()
+            && self.target_latency.is_empty())
+    }
+
+    /// Widths, those typed or the default.
+    pub fn widths(&self) -> Vec<Widths> {
+        let default = match self.has_targets() {
+            true => [2, 3, 4, 6, 8].as_slice(),
+            false => &[2, 4, 8, 16],
+        };
+        match self.bits.as_slice() {
+            [] => default.iter().map(|&b| same(b)).collect(),
+            typed => typed.to_vec(),
+        }
+    }
+
+    /// Least bits of edge layers, as typed or the default; `None`: as all others.
+    pub fn edges(&self) -> Option<BitWidth> {
+        match self.edge_bits {
+            Some(Floor(typed)) => typed,
+            None => (!self.has_targets()).then_some(BitWidth::EIGHT),
+        }
+    }
+}
+
+/// One width for weights and activations.
+fn same(bits: u8) -> Widths {
+    let bits = BitWidth::new(bits).expect("a supported width");
+    Widths {
+        weights: bits,
+        activations: bits,
+    }
+}
+
+#[derive(Debug, clap::Args)]
+pub struct AnalyzeArgs {
+    /// A checkpoint [default: the newest under runs/, else the built-in demo network]
+    #[arg(long)]
+    pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub data: DataArgs,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Widths: 1 to 8 or 16
+    #[arg(long, value_delimiter = ',', default_value = "2,3,4,6,8", value_parser = width)]
+    pub bits: Vec<BitWidth>,
+    /// minmax, moving-average, percentile, mse or kl
+    #[arg(long, default_value = "mse")]
+    pub method: Method,
+    /// Calibration images, drawn from the training images, without labels or augmentation
+    #[arg(long, default_value_t = 256, value_parser = at_least_one(MAX_SAMPLES))]
+    pub samples: usize,
+    /// Seed that draws them
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Leave the engine's times out
+    #[arg(long)]
+    pub no_time: bool,
     /// Print JSON lines instead of tables
     #[arg(long)]
     pub json: bool,
@@ -284,6 +373,8 @@ pub struct BenchArgs {
     pub json: bool,
 }
 
+/// More images than any data set has here.
+const MAX_SAMPLES: u64 = 10_000_000;
 /// Far more than any machine has.
 const MAX_THREADS: u64 = 1024;
 /// 50 MB of images.
@@ -304,6 +395,18 @@ fn seconds(s: &str) -> Result<f64, String> {
 pub struct InspectArgs {
     /// A checkpoint or a packed file
     pub file: PathBuf,
+}
+
+fn width(s: &str) -> Result<BitWidth, String> {
+    let bits = s.parse().ok().and_then(|b| BitWidth::new(b).ok());
+    bits.ok_or_else(|| format!("width `{s}` is not supported: use 1 to 8 or 16"))
+}
+
+fn mean_bits(s: &str) -> Result<f64, String> {
+    match s.parse::<f64>() {
+        Ok(bits) if (1.0..=16.0).contains(&bits) => Ok(bits),
+        _ => Err(format!("`{s}` is not a number of bits from 1 to 16")),
+    }
 }
 
 /// A least number of bits: `None` is "the same as all others".
@@ -340,6 +443,11 @@ mod tests {
             "lb train --backend wgpu",
             "lb calibrate --bits 2,4,8,16",
             "lb calibrate --bits 2,4,8,16 --bits w2a4,w4a8 --edge-bits same",
+            "lb analyze",
+            "lb analyze --bits 2,3,4 --samples 64 --no-time --json",
+            "lb calibrate --target-size 80kB,0.1MB --target-drop 0.5",
+            "lb calibrate --target-latency 150us --bits w2a4,w3a4",
+            "lb calibrate --target-size 80kB --mean-activation-bits 3.5",
             "lb eval",
             "lb eval --engine int --threads 2",
             "lb eval a.lbq --engine sim",
@@ -353,6 +461,13 @@ mod tests {
         for line in [
             "lb calibrate --bits 9",
             "lb calibrate --edge-bits 12",
+            "lb calibrate --target-size 80",
+            "lb calibrate --target-drop 101",
+            "lb calibrate --target-latency 5kB",
+            "lb calibrate --target-latency 1ms --mean-activation-bits 3",
+            "lb calibrate --target-size 80kB --mean-activation-bits 17",
+            "lb analyze --bits w2a4",
+            "lb analyze --samples 0",
             "lb train --arch vgg",
             "lb eval --engine float",
             "lb eval --threads 0",

@@ -5,11 +5,12 @@ use burn::tensor::Device;
 use lb_data::ImageSet;
 use lb_format::QuantizedNetwork;
 use lb_format::network::Recipe;
-use lb_resnet::model::FoldedNet;
-use lb_resnet::ptq::{self, Calibration, Options};
+use lb_resnet::model::{FoldedNet, QuantNet};
+use lb_resnet::ptq::{self, Calibration, Options, UnitReport};
 
 use crate::model_file::Model;
 use crate::progress::Images;
+use crate::refining::Refining;
 use crate::subject::Packed;
 
 /// A model, folded and observed.
@@ -22,6 +23,7 @@ pub struct Calibrated {
     pub drawn: ImageSet,
     statistics: Calibration,
     seed: u64,
+    device: Device,
 }
 
 impl Calibrated {
@@ -53,16 +55,61 @@ impl Calibrated {
             drawn,
             statistics,
             seed,
+            device: device.clone(),
         })
+    }
+
+    /// The network with ranges, rounded, as `options` say, before any refinement.
+    ///
+    /// # Errors
+    /// If a layer cannot be quantized.
+    pub fn quantize(&self, options: &Options) -> Result<QuantNet> {
+        ptq::quantize(&self.folded, &self.statistics, options)
+            .with_context(|| format!("quantizing to {options}"))
+    }
+
+    /// The network as `options` say, corrected, reconstructed and tuned where they ask for it, and
+    /// what that did to each unit.
+    ///
+    /// # Errors
+    /// If a layer cannot be quantized, or it is interrupted.
+    pub fn refine(&self, options: &Options) -> Result<(QuantNet, Vec<UnitReport>)> {
+        let net = self.quantize(options)?;
+        let refining = Refining {
+            folded: &self.folded,
+            drawn: &self.drawn,
+            normalization: self.model.checkpoint.normalization(),
+            seed: self.seed,
+            device: &self.device,
+        };
+        refining.run(net, options)
     }
 
     /// The packed network and its bytes.
     ///
     /// # Errors
-    /// If a layer cannot be quantized.
+    /// As [`refine`](Self::refine).
     pub fn pack(&self, options: &Options) -> Result<(QuantizedNetwork, Vec<u8>)> {
-        let net = ptq::quantize(&self.folded, &self.statistics, options)
-            .with_context(|| format!("quantizing to {options}"))?;
+        self.pack_net(&self.refine(options)?.0, options)
+    }
+
+    /// As [`pack`](Self::pack), without refinement.
+    ///
+    /// # Errors
+    /// If a layer cannot be quantized.
+    pub fn pack_unrefined(&self, options: &Options) -> Result<(QuantizedNetwork, Vec<u8>)> {
+        self.pack_net(&self.quantize(options)?, options)
+    }
+
+    /// The packed form of `net`, which `options` have made.
+    ///
+    /// # Errors
+    /// If the network cannot be read from its device.
+    pub fn pack_net(
+        &self,
+        net: &QuantNet,
+        options: &Options,
+    ) -> Result<(QuantizedNetwork, Vec<u8>)> {
         let recipe = Recipe {
             method: options.method.to_string(),
             widths: options.to_string(),
@@ -71,7 +118,7 @@ impl Calibrated {
             seed: self.seed,
             producer: format!("lb {}", env!("CARGO_PKG_VERSION")),
         };
-        let network = ptq::pack(&net, self.model.checkpoint.info.clone(), recipe)?;
+        let network = ptq::pack(net, self.model.checkpoint.info.clone(), recipe)?;
         let bytes = lb_format::file::to_bytes(&network)?;
         Ok((network, bytes))
     }

@@ -3,6 +3,7 @@
 use anyhow::{Result, anyhow, ensure};
 use lb_data::ImageSet;
 use lb_engine::{EngineError, Plan};
+use lb_format::QuantizedNetwork;
 
 use crate::subject::Packed;
 
@@ -19,11 +20,19 @@ pub enum Planned {
 /// # Errors
 /// If `LB_KERNEL` names no kernel of this machine, or the network's numbers do not fit integers.
 pub fn plan(packed: &Packed) -> Result<Planned> {
-    match Plan::new(&packed.network) {
+    plan_network(&packed.network, &packed.name)
+}
+
+/// Plans `network`, which people know as `name`, for this machine and `LB_KERNEL`.
+///
+/// # Errors
+/// As [`plan`].
+pub fn plan_network(network: &QuantizedNetwork, name: &str) -> Result<Planned> {
+    match Plan::new(network) {
         Ok(plan) => Ok(Planned::Integer(Box::new(plan))),
         Err(e @ EngineError::Unsupported { .. }) => Ok(Planned::Unsupported(e.to_string())),
         Err(e @ EngineError::NoKernel { .. }) => Err(anyhow!("LB_KERNEL: {e}")),
-        Err(e) => Err(anyhow!("{}: {e}", packed.name)),
+        Err(e) => Err(anyhow!("{name}: {e}")),
     }
 }
 

@@ -9,6 +9,7 @@
 //! | 2 | the command line was not understood |
 //! | 130 | interrupted with Ctrl-C; what was finished is kept |
 
+mod analysis;
 mod args;
 mod backend;
 mod calibrated;
@@ -20,8 +21,10 @@ mod interrupt;
 mod model_file;
 mod plain;
 mod progress;
+mod refining;
 mod subject;
 mod table;
+mod units;
 
 use std::process::ExitCode;
 

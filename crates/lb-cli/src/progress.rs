@@ -29,6 +29,35 @@ impl Drop for Images {
     }
 }
 
+/// Counts steps of training.
+pub struct Steps(ProgressBar);
+
+impl Steps {
+    /// A bar for `total` steps, labelled `what`.
+    pub fn new(what: &str, total: usize) -> Self {
+        let style = "{msg:24} {wide_bar} {pos}/{len} {prefix}, {per_sec}, {eta} left";
+        Self(bar(total as u64, what, style))
+    }
+
+    /// Changes the number of steps.
+    pub fn total(&self, total: usize) {
+        self.0.set_length(total as u64);
+    }
+
+    /// Shows `done` and a note; `false` if the work should stop.
+    pub fn set(&self, done: usize, note: &str) -> bool {
+        self.0.set_position(done as u64);
+        self.0.set_prefix(note.to_string());
+        !interrupt::requested()
+    }
+}
+
+impl Drop for Steps {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
+
 /// A bar for a download of `total` bytes.
 pub fn bytes(what: &str) -> ProgressBar {
     let style = "{msg} {wide_bar} {bytes}/{total_bytes}, {bytes_per_sec}, {eta} left";

@@ -26,6 +26,7 @@
 //! | [`fuse`] | the graph as operations on codes |
 //! | [`plan`] | kernels chosen, weights packed, memory laid out |
 //! | [`session`] | running it |
+//! | [`timing`] | how long it takes, operation by operation |
 //! | [`integer`], [`conv`], [`requant`] | a layer in integers |
 //! | [`plane`], [`buffers`] | where values lie |
 //! | [`kernel`] | the ways to run a convolution, best first |
@@ -46,6 +47,7 @@ pub mod requant;
 pub mod session;
 pub mod simple;
 pub mod synthetic;
+pub mod timing;
 
 pub use error::EngineError;
 pub use plan::{LayerPlan, Plan};

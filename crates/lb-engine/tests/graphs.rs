@@ -6,13 +6,15 @@ mod common;
 use std::cell::Cell;
 use std::io::Write;
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::build::{ActSpec, Builder, ConvSpec, Draw, WeightSpec, small};
 use common::compare::{Counts, compare};
 use common::random::specs;
 use lb_engine::kernel::Kernel;
 use lb_engine::reference::Reference;
-use lb_engine::{EngineError, PixelLayout, Plan, Session, SessionOptions};
+use lb_engine::timing::Stopwatch;
+use lb_engine::{EngineError, LayerPlan, PixelLayout, Plan, Session, SessionOptions};
 use lb_format::QuantizedNetwork;
 use lb_format::graph::Op;
 use proptest::prelude::*;
@@ -402,4 +404,31 @@ fn images_of_another_size_are_refused() {
     }
     let times = session.profile(&vec![7; 3 * bytes], 3).unwrap();
     assert_eq!(times.len(), plan.layers().len());
+}
+
+#[test]
+fn a_stopwatch_measures_every_operation_of_every_plan() {
+    let plans = [plan(&small(1)), plan(&small(2))];
+    let bytes = plans[0].image_bytes();
+    let mut stopwatch = Stopwatch::new(plans.clone()).unwrap();
+    assert_eq!(stopwatch.image(1), Duration::MAX);
+    assert!(stopwatch.round(&[]).is_err());
+    assert!(stopwatch.round(&vec![7; bytes + 1]).is_err());
+    stopwatch.round(&vec![7; 2 * bytes]).unwrap();
+    let first = stopwatch.image(0);
+    for _ in 0..5 {
+        stopwatch.round(&vec![7; 2 * bytes]).unwrap();
+    }
+    assert!(stopwatch.image(0) <= first, "the least is kept");
+    for (i, plan) in plans.iter().enumerate() {
+        let operations = stopwatch.operations(i);
+        let names = |l: &LayerPlan| l.name.clone();
+        let found: Vec<_> = operations.iter().map(|(l, _)| names(l)).collect();
+        assert_eq!(found, plan.layers().iter().map(names).collect::<Vec<_>>());
+        let sum: Duration = operations.iter().map(|(_, time)| *time).sum();
+        assert!(
+            sum > Duration::ZERO && sum < Duration::from_secs(1),
+            "{sum:?}"
+        );
+    }
 }

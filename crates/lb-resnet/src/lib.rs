@@ -9,15 +9,23 @@
 //! | [`ptq`] | fold, observe, quantize: reads top to bottom |
 //! | [`eval`], [`metrics`] | accuracy, precision, recall and F1 |
 //! | [`report`] | per-layer signal to noise ratio |
+//! | [`divergence`] | how far a quantized network's answers are from the float network's |
+//! | [`sensitivity`] | which place suffers how much at which width |
+//! | [`candidates`], [`assign`], [`knapsack`] | the widths that lose least within a budget |
 
+pub mod assign;
 pub mod batch;
+pub mod candidates;
 pub mod checkpoint;
+pub mod divergence;
 mod error;
 pub mod eval;
+pub mod knapsack;
 pub mod metrics;
 pub mod model;
 pub mod ptq;
 pub mod report;
+pub mod sensitivity;
 #[cfg(test)]
 mod test_data;
 pub mod train;

@@ -1,20 +1,32 @@
 //! `lb calibrate`
 
+mod target;
+
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use anyhow::Result;
 use lb_data::Split;
-use lb_resnet::ptq::{self, Method, Options};
+use lb_resnet::assign::activations_read;
+use lb_resnet::divergence::{Divergence, Reference};
+use lb_resnet::ptq::{self, Assignment, Method, Options};
 use lb_resnet::report::{self, LayerReport};
 
+use self::target::Met;
 use crate::args::CalibrateArgs;
 use crate::calibrated::Calibrated;
 use crate::commands::import::parameters;
 use crate::model_file::{self, Model, Place};
-use crate::table::{Rows, thousands};
+use crate::progress::Images;
+use crate::table::{Rows, percent, thousands};
 
 pub fn run(args: &CalibrateArgs) -> Result<()> {
     anyhow::ensure!(args.samples > 0, "--samples must be at least 1");
+    anyhow::ensure!(
+        args.mean_activation_bits.is_none() || args.has_targets(),
+        "--mean-activation-bits is for --target-size and --target-drop; one width is `--bits w4a3`"
+    );
     let device = args.device.backend.device()?;
     let model = Place::find(args.model.as_deref()).load(&device)?;
     let source = model_file::data(args.data.data.as_deref(), &model.checkpoint.info)?;
@@ -49,27 +61,32 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
         "of float",
         "of int8",
         "logit SQNR dB",
+        "KL nats",
+        "same class %",
     ]);
     // What int8 takes is measured too, not reckoned: same writer, same layers.
-    let int8 = Options {
-        method: args.method,
-        ..Options::new("8".parse().map_err(anyhow::Error::msg)?)
+    let int8 = Options::new("8".parse().map_err(anyhow::Error::msg)?);
+    let int8_bytes = calibrated.pack_unrefined(&int8)?.1.len() as u64;
+    let measuring = |what: &str| Images::new(what, drawn.len());
+    let reference = {
+        let bar = measuring("float");
+        let mut watch = |done| bar.set(done);
+        Reference::new(folded, drawn, &normalization, &device, &mut watch)?
     };
-    let int8_bytes = calibrated.pack(&int8)?.1.len() as u64;
-    let mut columns = Vec::new();
-    for &widths in &args.bits {
-        let options = Options {
-            widths,
-            edge_bits: args.edge_bits.0,
-            residual_bits: args.residual_bits.0,
-            method: args.method,
-            bias_correction: args.bias_correction,
-        };
-        let (network, bytes) = calibrated.pack(&options)?;
-        let path = out.join(file_name(model, &options));
+    let (mut columns, mut mixed) = (Vec::new(), Vec::new());
+    for (options, met) in wanted(args, &calibrated, &reference, &device)? {
+        let start = Instant::now();
+        let (net, units) = calibrated.refine(&options)?;
+        let seconds = start.elapsed().as_secs_f64();
+        let (network, bytes) = calibrated.pack_net(&net, &options)?;
+        let path = out.join(file_name(model, &options, met.as_ref()));
         lb_format::atomic::write(&path, &bytes)?;
         let simulated = ptq::unpack(&network, &device)?;
         let layers = report::layers(folded, &simulated, &network, drawn, &normalization, &device)?;
+        let divergence = {
+            let bar = measuring("simulating");
+            reference.divergence(&simulated, &mut |done| bar.set(done))?
+        };
         let size = bytes.len() as u64;
         if args.json {
             println!(
@@ -77,7 +94,8 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
                 serde_json::json!({
                     "file": path, "options": options, "widths": options.to_string(),
                     "bytes": size, "float_bytes": float_bytes, "int8_bytes": int8_bytes,
-                    "recipe": network.recipe, "layers": layers,
+                    "recipe": network.recipe, "layers": layers, "arithmetic": "simulated",
+                    "divergence": divergence, "units": units, "seconds": seconds, "target": met.as_ref().map(Met::json),
                 })
             );
             continue;
@@ -91,8 +109,16 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
             layers
                 .last()
                 .map_or(String::new(), |l| format!("{:.1}", l.output_db)),
+            format!("{:.4}", divergence.kl),
+            percent(divergence.agreement()),
         ]);
-        columns.push((widths.to_string(), layers));
+        match met {
+            Some(met) => {
+                columns.push((met.target.to_string(), layers));
+                mixed.push((met, activations_read(&network), size, divergence));
+            }
+            None => columns.push((options.widths.to_string(), layers)),
+        }
     }
     if !args.json {
         println!(
@@ -101,7 +127,7 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
         );
         println!(
             "method:      {}{}\n",
-            args.method,
+            args.method.map_or("by width".into(), |m| m.to_string()),
             if args.bias_correction {
                 " with bias correction"
             } else {
@@ -109,10 +135,42 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
             }
         );
         rows.print();
+        println!(
+            "\n`KL` and `same class`: against float, simulated, on the {} calibration images.",
+            thousands(drawn.len() as u64)
+        );
+        if let Some((_, layers)) = columns.first().filter(|_| !mixed.is_empty()) {
+            print_targets(&mixed, layers);
+        }
         print_layers(&columns);
         println!("\nnext: {}", next(args, &out));
     }
     Ok(())
+}
+
+/// What is to be written: a file for each width, or one for each target.
+fn wanted(
+    args: &CalibrateArgs,
+    calibrated: &Calibrated,
+    reference: &Reference,
+    device: &burn::tensor::Device,
+) -> Result<Vec<(Options, Option<Met>)>> {
+    if args.has_targets() {
+        let met = target::meet(args, calibrated, reference, device)?;
+        return Ok((met.into_iter())
+            .map(|met| (met.options.clone(), Some(met)))
+            .collect());
+    }
+    let options = |widths| Options {
+        widths,
+        edge_bits: args.edges(),
+        residual_bits: args.residual_bits.0,
+        method: args.method.unwrap_or(Method::default_for(widths)),
+        bias_correction: args.bias_correction,
+        assignment: Assignment::new(),
+    };
+    let all = args.widths().into_iter();
+    Ok(all.map(|widths| (options(widths), None)).collect())
 }
 
 /// The command that evaluates what was written: as short as it can be.
@@ -126,13 +184,17 @@ fn next(args: &CalibrateArgs, out: &Path) -> String {
     words.join(" ")
 }
 
-/// `resnet20-w2a4-e8-mse.lbq`; everything that the command line can change is in the name.
-fn file_name(model: &Model, o: &Options) -> PathBuf {
-    let mut name = format!(
-        "{}-w{}a{}",
-        model.checkpoint.info.arch, o.widths.weights, o.widths.activations
-    );
-    if o.method != Method::Lbtorch {
+/// `resnet20-w2a4-e8-mse.lbq`, or `resnet20-mixed-80kB-w2.7a8.0-mse.lbq`; everything that the command
+/// line can change is in the name, but the widths that a target may choose from.
+fn file_name(model: &Model, o: &Options, met: Option<&Met>) -> PathBuf {
+    let mut name = model.checkpoint.info.arch.clone();
+    if let Some(met) = met {
+        let (weights, activations) = o.assignment.mean_bits();
+        name += &format!("-mixed-{}-w{weights:.1}a{activations:.1}", met.target);
+    } else {
+        name += &format!("-w{}a{}", o.widths.weights, o.widths.activations);
+    }
+    if o.method != Method::Lbtorch && met.is_none() {
         match o.edge_bits {
             Some(bits) => name += &format!("-e{bits}"),
             None => name += "-all",
@@ -148,7 +210,62 @@ fn file_name(model: &Model, o: &Options) -> PathBuf {
     PathBuf::from(name + ".lbq")
 }
 
-/// Weight and output SQNR of every layer, a column for each width.
+/// A file for a target, what each of its layers reads, its bytes, and how far it is from float.
+type Mixed = (Met, BTreeMap<String, String>, u64, Divergence);
+
+/// Predictions against what was measured, and the widths that were chosen.
+fn print_targets(mixed: &[Mixed], layers: &[LayerReport]) {
+    println!();
+    for (met, _, size, d) in mixed {
+        let cost = match met.ns {
+            Some(ns) => format!(
+                "{:.1} µs an image on one thread (layers alone {:.1})",
+                ns as f64 / 1e3,
+                met.predicted_cost as f64 / 1e3
+            ),
+            None => format!(
+                "{} bytes (predicted {})",
+                thousands(*size),
+                thousands(met.predicted_cost)
+            ),
+        };
+        let how = match met.uniform {
+            true => "one width for all, which lost less than what was predicted to be best",
+            false => "places apart",
+        };
+        println!(
+            "{}: {cost}; KL {:.4} nats, places one by one add up to {:.4}; another class for {} of {} images; {how}; {} networks tried",
+            met.target,
+            d.kl,
+            met.predicted_kl,
+            thousands(d.flips),
+            thousands(d.images),
+            met.tried
+        );
+    }
+    println!("\nBits of each layer's weight and of the activation that it reads\n");
+    let targets: Vec<String> = mixed.iter().map(|m| m.0.target.to_string()).collect();
+    let head: Vec<&str> = (["layer", "reads"].into_iter())
+        .chain(targets.iter().map(String::as_str))
+        .collect();
+    let mut rows = Rows::new(&head);
+    for LayerReport { layer, .. } in layers {
+        let read = mixed.iter().find_map(|(_, reads, ..)| reads.get(layer));
+        let read = read.cloned().unwrap_or_default();
+        let bits = |(met, ..): &Mixed| {
+            let a = &met.options.assignment;
+            match (a.weight(layer), a.activation(&read)) {
+                (Some(w), Some(a)) => format!("W{w}A{a}"),
+                _ => String::new(),
+            }
+        };
+        let cells = mixed.iter().map(bits);
+        rows.add([vec![layer.clone(), read.clone()], cells.collect()].concat());
+    }
+    rows.print();
+}
+
+/// Weight and output SQNR of every layer, a column for each file.
 fn print_layers(columns: &[(String, Vec<LayerReport>)]) {
     let Some((_, first)) = columns.first() else {
         return;

@@ -1,5 +1,6 @@
 //! One file a command.
 
+mod analyze;
 mod bench;
 mod calibrate;
 mod data;
@@ -23,6 +24,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Data(command) => data::run(&command),
         Command::Train(args) => train::run(&args),
         Command::Import(args) => import::run(&args),
+        Command::Analyze(args) => analyze::run(&args),
         Command::Calibrate(args) => calibrate::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Bench(args) => bench::run(&args),

@@ -69,10 +69,10 @@ fn training_lowers_the_error_and_is_exported() {
             (d.clone() * d).mean().into_scalar::<f32>()
         };
         let before = error(quantized.forward(x.clone()));
-        let autodiff = device.clone().autodiff();
         let mut layer = LearnedConv2d::new(&quantized, &float, rounding)
             .unwrap()
-            .fork(&autodiff);
+            .set_require_grad(true)
+            .train();
         let mut adam = AdamConfig::new().init();
         let (xa, ta) = (x.clone().autodiff(), target.clone().autodiff());
         for i in 0..300 {
@@ -107,7 +107,9 @@ fn an_activation_learns_its_step() {
     let start = QuantAct::new(Nonlinearity::Relu, Some(q));
     let x = Tensor::<4>::random([4, 4, 8, 8], Distribution::Uniform(-1.0, 3.0), &device);
     let dropping = Dropping::default();
-    let mut act = LearnedAct::new(&start, &dropping, 0, &device).fork(&device.clone().autodiff());
+    let mut act = LearnedAct::new(&start, &dropping, 0, &device)
+        .set_require_grad(true)
+        .train();
     assert!(max_difference(act.valid().forward(x.clone()), start.forward(x.clone())) < 1e-6);
     let mut adam = AdamConfig::new().init();
     let xa = x.clone().autodiff();

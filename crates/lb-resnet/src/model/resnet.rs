@@ -128,17 +128,35 @@ impl<C: Conv, A: Act, L: Dense> ResNet<C, A, L> {
     /// input and output; the logits as [`Seen::Layer`] `linear`, `[N, classes, 1, 1]`. The network
     /// goes on with what `trace` gives back.
     pub fn forward_traced(&self, x: Tensor<4>, trace: Trace) -> Tensor<2> {
-        let x = act(&self.input, "input", x, trace);
-        let x = conv(&self.stem, "stem", x, trace);
-        let mut x = act(&self.stem_act, "stem_act", x, trace);
-        for (i, block) in self.blocks.iter().enumerate() {
-            x = block.forward(i, x, trace);
+        let all = 0..self.segments();
+        all.fold(x, |x, i| self.segment(i, x, trace)).flatten(1, 3)
+    }
+
+    /// Number of parts that run one after the other, with one value in between: the stem, every
+    /// block, and the head.
+    pub fn segments(&self) -> usize {
+        self.blocks.len() + 2
+    }
+
+    /// Runs part `index` of [`segments`](Self::segments) on the output of the part before it; the
+    /// first on normalised images. The last gives logits `[N, classes, 1, 1]`.
+    ///
+    /// # Panics
+    /// If there is no such part.
+    pub fn segment(&self, index: usize, x: Tensor<4>, trace: Trace) -> Tensor<4> {
+        if index == 0 {
+            let x = act(&self.input, "input", x, trace);
+            let x = conv(&self.stem, "stem", x, trace);
+            return act(&self.stem_act, "stem_act", x, trace);
         }
+        if index <= self.blocks.len() {
+            return self.blocks[index - 1].forward(index - 1, x, trace);
+        }
+        assert_eq!(index, self.blocks.len() + 1, "a network has no such part");
         let x = act(&self.pooled, "pooled", x.mean_dim(3).mean_dim(2), trace);
         let logits = self.linear.forward(x.flatten(1, 3));
         let [n, classes] = logits.dims();
-        let logits = logits.reshape([n, classes, 1, 1]);
-        trace(Seen::Layer, "linear", logits).flatten(1, 3)
+        trace(Seen::Layer, "linear", logits.reshape([n, classes, 1, 1]))
     }
 
     /// The same topology with every part turned by `r`, in order of execution.

@@ -9,8 +9,10 @@
 //! final linear. Observation is done once; every width and method then takes what it needs from
 //! the same statistics.
 
+mod assignment;
 mod chain;
 mod correct;
+mod distill;
 mod fold;
 mod learn;
 mod lower;
@@ -21,6 +23,8 @@ mod quantize;
 mod reconstruct;
 mod refine;
 
+pub use assignment::{Assigned, Assignment};
+pub use distill::{DistillConfig, DistillProgress, Distillation, StoredDistillation};
 pub use fold::fold;
 pub use observe::{Calibration, observe};
 pub use pack::{pack, unpack};

@@ -7,9 +7,12 @@ use lb_core::observe::RangeRule;
 use lb_core::weight::WeightRule;
 use lb_core::{Granularity, QScheme, Symmetry};
 use lb_format::BitWidth;
+use lb_nn::learned::Rounding;
 use serde::{Deserialize, Serialize};
 
-use crate::model::{ActRole, ConvRole};
+use super::Assignment;
+use super::{ReconstructConfig, Refinement};
+use crate::model::{ActRole, ActSite, ConvRole, ConvSite};
 
 /// How ranges are chosen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,6 +29,13 @@ pub enum Method {
     Mse,
     /// Activations by Kullback–Leibler divergence; weights as [`Method::Mse`].
     Kl,
+    /// [`Method::Mse`], then affine correction of every layer ([`lb_nn::correct`]).
+    Affine,
+    /// [`Method::Affine`], then reconstruction of every block.
+    Brecq,
+    /// [`Method::Brecq`], then end-to-end tuning on the calibration images.
+    #[serde(rename = "brecq+kl")]
+    BrecqKl,
     /// The predecessor's scheme, as it was: min-max per tensor, scale divided by 2^b, shortcuts,
     /// residual stream and final linear in float. For comparison only.
     Lbtorch,
@@ -33,14 +43,41 @@ pub enum Method {
 
 impl Method {
     /// All methods.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 9] = [
         Self::MinMax,
         Self::MovingAverage,
         Self::Percentile,
         Self::Mse,
         Self::Kl,
+        Self::Affine,
+        Self::Brecq,
+        Self::BrecqKl,
         Self::Lbtorch,
     ];
+
+    /// What a network of these widths is quantized with unless told otherwise: at 4 bits and below
+    /// affine correction costs seconds and wins points; above there is nothing to correct.
+    pub fn default_for(widths: Widths) -> Self {
+        match widths.weights.min(widths.activations).get() {
+            0..=4 => Self::Affine,
+            _ => Self::Mse,
+        }
+    }
+
+    /// What follows quantization.
+    pub fn refinement(self, seed: u64) -> Refinement {
+        let refines = matches!(self, Self::Affine | Self::Brecq | Self::BrecqKl);
+        let reconstructs = matches!(self, Self::Brecq | Self::BrecqKl);
+        Refinement {
+            correct: refines,
+            reconstruct: reconstructs.then(|| ReconstructConfig::new(Rounding::Straight, seed)),
+        }
+    }
+
+    /// Whether end-to-end tuning follows.
+    pub fn distills(self) -> bool {
+        self == Self::BrecqKl
+    }
 
     /// Its name on the command line.
     pub const fn name(self) -> &'static str {
@@ -50,6 +87,9 @@ impl Method {
             Self::Percentile => "percentile",
             Self::Mse => "mse",
             Self::Kl => "kl",
+            Self::Affine => "affine",
+            Self::Brecq => "brecq",
+            Self::BrecqKl => "brecq+kl",
             Self::Lbtorch => "lbtorch",
         }
     }
@@ -59,7 +99,7 @@ impl Method {
             Self::MinMax | Self::Lbtorch => RangeRule::MinMax,
             Self::MovingAverage => RangeRule::MovingAverage,
             Self::Percentile => RangeRule::Percentile(0.999),
-            Self::Mse => RangeRule::Mse,
+            Self::Mse | Self::Affine | Self::Brecq | Self::BrecqKl => RangeRule::Mse,
             Self::Kl => RangeRule::Kl,
         }
     }
@@ -140,7 +180,7 @@ impl FromStr for Widths {
 }
 
 /// Everything that decides how a network is quantized.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Options {
     /// Bits of all layers but the edges.
     pub widths: Widths,
@@ -153,23 +193,30 @@ pub struct Options {
     pub method: Method,
     /// Whether biases make up for the mean shift of quantized weights.
     pub bias_correction: bool,
+    /// Widths of single places, which go before all of the above: mixed precision.
+    #[serde(default, skip_serializing_if = "Assignment::is_empty")]
+    pub assignment: Assignment,
 }
 
 impl Options {
-    /// The project's defaults at `widths`: MSE ranges, edges at 8 bits or more.
-    pub const fn new(widths: Widths) -> Self {
+    /// The project's defaults at `widths`: [`Method::default_for`] them, edges at 8 bits or more.
+    pub fn new(widths: Widths) -> Self {
         Self {
             widths,
             edge_bits: Some(BitWidth::EIGHT),
             residual_bits: None,
-            method: Method::Mse,
+            method: Method::default_for(widths),
             bias_correction: false,
+            assignment: Assignment::new(),
         }
     }
 
     /// Bits of a convolution's weight; `None`: left in float.
-    pub(super) fn conv_bits(&self, role: ConvRole) -> Option<BitWidth> {
-        match (self.method, role) {
+    pub(super) fn conv_bits(&self, site: &ConvSite) -> Option<BitWidth> {
+        if let Some(bits) = self.assignment.weight(&site.name) {
+            return Some(bits);
+        }
+        match (self.method, site.role) {
             (Method::Lbtorch, ConvRole::Shortcut) => None,
             (Method::Lbtorch, _) => Some(self.widths.weights),
             (_, ConvRole::Stem) => Some(at_least(self.edge_bits, self.widths.weights)),
@@ -179,6 +226,9 @@ impl Options {
 
     /// Bits of the final linear's weight; `None`: left in float.
     pub(super) fn linear_bits(&self) -> Option<BitWidth> {
+        if let Some(bits) = self.assignment.weight("linear") {
+            return Some(bits);
+        }
         match self.method {
             Method::Lbtorch => None,
             _ => Some(at_least(self.edge_bits, self.widths.weights)),
@@ -186,10 +236,13 @@ impl Options {
     }
 
     /// Bits of an activation; `None`: real values pass.
-    pub(super) fn act_bits(&self, role: ActRole) -> Option<BitWidth> {
+    pub(super) fn act_bits(&self, site: &ActSite) -> Option<BitWidth> {
+        if let Some(bits) = self.assignment.activation(&site.name) {
+            return Some(bits);
+        }
         let bits = self.widths.activations;
         let stream = at_least(self.residual_bits, bits);
-        match (self.method, role) {
+        match (self.method, site.role) {
             (_, ActRole::BeforePool) => None,
             (Method::Lbtorch, ActRole::Stream | ActRole::Pooled) => None,
             (Method::Lbtorch, _) => Some(bits),
@@ -207,6 +260,9 @@ impl fmt::Display for Options {
             weights,
             activations,
         } = self.widths;
+        if !self.assignment.is_empty() {
+            return self.assignment.fmt(f);
+        }
         write!(f, "{}", self.widths)?;
         if self.method == Method::Lbtorch {
             return f.write_str(", shortcuts, residual stream and linear in float");
@@ -260,8 +316,44 @@ mod tests {
         o.widths = "2".parse().unwrap();
         o.residual_bits = Some(BitWidth::EIGHT);
         assert_eq!(o.to_string(), "W2A2, edge layers W8A8, residual stream A8");
-        assert_eq!(o.act_bits(ActRole::BlockInput).unwrap().get(), 2);
+        let input = ActSite {
+            name: "blocks.0.input".into(),
+            role: ActRole::BlockInput,
+        };
+        assert_eq!(o.act_bits(&input).unwrap().get(), 2);
         o.residual_bits = None;
-        assert_eq!(o.act_bits(ActRole::BlockInput), None);
+        assert_eq!(o.act_bits(&input), None);
+    }
+
+    #[test]
+    fn an_assigned_width_goes_before_all_others() {
+        let mut o = Options::new("2".parse().unwrap());
+        let assigned = |bits| crate::ptq::Assigned {
+            bits: BitWidth::new(bits).unwrap(),
+            values: 1,
+        };
+        o.assignment.weights.insert("stem".into(), assigned(3));
+        o.assignment.weights.insert("linear".into(), assigned(5));
+        o.assignment.activations.insert("input".into(), assigned(6));
+        let conv = |name: &str, role| ConvSite {
+            name: name.into(),
+            role,
+            input: String::new(),
+        };
+        let bits = |b: Option<BitWidth>| b.unwrap().get();
+        assert_eq!(bits(o.conv_bits(&conv("stem", ConvRole::Stem))), 3);
+        assert_eq!(
+            bits(o.conv_bits(&conv("blocks.0.conv1", ConvRole::Body))),
+            2
+        );
+        assert_eq!(bits(o.linear_bits()), 5);
+        let image = ActSite {
+            name: "input".into(),
+            role: ActRole::Image,
+        };
+        assert_eq!(bits(o.act_bits(&image)), 6);
+        assert!(o.to_string().starts_with("mixed W4.0A6.0"), "{o}");
+        let json = serde_json::to_string(&o).unwrap();
+        assert_eq!(serde_json::from_str::<Options>(&json).unwrap(), o);
     }
 }

@@ -15,12 +15,14 @@ use crate::model::{ActSite, ConvSite, FoldedNet, QuantNet, Rewrite};
 /// Quantizes `net` with the statistics of `calibration`.
 ///
 /// # Errors
-/// Names the place that could not be quantized: NaN in its weights or activations.
+/// Names the place that could not be quantized: NaN in its weights or activations; or the name in
+/// an assignment that is no place.
 pub fn quantize(
     net: &FoldedNet,
     calibration: &Calibration,
     options: &Options,
 ) -> Result<QuantNet, ResnetError> {
+    options.assignment.check(net)?;
     net.clone().rewrite(&mut Quantize {
         calibration,
         options,
@@ -71,7 +73,7 @@ impl Rewrite<Conv2d, FloatAct, Linear> for Quantize<'_> {
     type Error = ResnetError;
 
     fn conv(&mut self, site: &ConvSite, mut conv: Conv2d) -> Result<QuantConv2d, ResnetError> {
-        let Some(bits) = self.options.conv_bits(site.role) else {
+        let Some(bits) = self.options.conv_bits(site) else {
             return Ok(QuantConv2d::quantize(conv, None));
         };
         let weight = conv.weight.val();
@@ -85,7 +87,7 @@ impl Rewrite<Conv2d, FloatAct, Linear> for Quantize<'_> {
     }
 
     fn act(&mut self, site: &ActSite, act: FloatAct) -> Result<QuantAct, ResnetError> {
-        let Some(bits) = self.options.act_bits(site.role) else {
+        let Some(bits) = self.options.act_bits(site) else {
             return Ok(QuantAct::new(act.nonlinearity, None));
         };
         let statistics = self.calibration.of(&site.name)?;

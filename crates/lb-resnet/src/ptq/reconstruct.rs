@@ -78,7 +78,7 @@ pub(super) fn reconstruct(
 ) -> Result<QuantUnit, ResnetError> {
     let dropping = Dropping::default();
     let mut learned = learn(net, float, config.rounding, &dropping, device)?;
-    let mut unit: LearnedUnit = learned.unit(index).fork(&device.clone().autodiff());
+    let mut unit: LearnedUnit = learned.unit(index).set_require_grad(true).train();
     let mut adam = AdamConfig::new().init();
     let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
     rng.set_stream(index as u64 + 1);

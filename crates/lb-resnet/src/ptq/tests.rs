@@ -138,6 +138,60 @@ fn packed_networks_come_back_the_same() {
     }
 }
 
+/// Different widths at neighbouring places, none of them those of the options.
+fn mixed(case: &Case) -> Options {
+    let packed = quantized(case, &Options::new("8".parse().unwrap()));
+    let packed = pack(&packed, case.info.clone(), Default::default()).unwrap();
+    let assigned = |i: usize| Assigned {
+        bits: BitWidth::ALL[1 + i % 7],
+        values: 1 + i as u64,
+    };
+    let mut options = Options::new("16".parse().unwrap());
+    for (i, layer) in packed.layers.iter().enumerate() {
+        let weights = &mut options.assignment.weights;
+        weights.insert(layer.name.clone(), assigned(i));
+    }
+    for (i, act) in packed.activations.iter().enumerate() {
+        if act.qparams.is_some() {
+            let activations = &mut options.assignment.activations;
+            activations.insert(act.name.clone(), assigned(3 * i));
+        }
+    }
+    options
+}
+
+#[test]
+fn mixed_networks_have_the_assigned_widths_and_come_back_the_same() {
+    for shortcut in [Shortcut::A, Shortcut::B] {
+        let case = case(shortcut);
+        let mut options = mixed(&case);
+        let net = quantized(&case, &options);
+        let packed = pack(&net, case.info.clone(), Default::default()).unwrap();
+        for layer in &packed.layers {
+            let bits = options.assignment.weight(&layer.name).unwrap();
+            assert_eq!(layer.weight.width(), bits.to_string(), "{}", layer.name);
+        }
+        for act in &packed.activations {
+            let bits = act.qparams.as_ref().map(|q| q.bits);
+            assert_eq!(bits, options.assignment.activation(&act.name));
+        }
+        let read = file::from_bytes(&file::to_bytes(&packed).unwrap()).unwrap();
+        assert_eq!(read, packed);
+        let back = unpack(&read, &case.device).unwrap();
+        let x = crate::batch::images(&case.set, 0, 4, &normalization(&case.info), &case.device);
+        assert_eq!(
+            net.forward(x.clone()).into_data(),
+            back.forward(x).into_data()
+        );
+
+        let width = options.assignment.weights["stem"];
+        let places = &mut options.assignment.activations;
+        places.insert("blocks.2.act2".into(), width);
+        let e = quantize(&case.folded, &case.calibration, &options).unwrap_err();
+        assert!(e.to_string().contains("blocks.2.act2"), "{e}");
+    }
+}
+
 #[test]
 fn files_of_another_topology_are_refused() {
     let case = case(Shortcut::A);

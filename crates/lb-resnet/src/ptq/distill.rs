@@ -1,0 +1,253 @@
+//! End-to-end tuning: the float network teaches its quantized self, without labels.
+//!
+//! ```text
+//! loss = T² · mean over images of Σ_classes p · (log p − log q)
+//! p = softmax(float logits / T)      q = softmax(quantized logits / T)
+//! ```
+//!
+//! (Hinton et al. 2015, arXiv 1503.02531), with gradients through every quantizer: weights
+//! straight through from their latent codes, activation steps as in LSQ.
+
+use std::sync::Arc;
+
+use burn::data::dataloader::batcher::Batcher;
+use burn::data::dataset::Dataset;
+use burn::module::Module;
+use burn::optim::{AdamConfig, GradientsParams, ModuleOptimizer};
+use burn::store::ModuleRecord;
+use burn::tensor::{Bytes, Device, Tensor, activation};
+use lb_data::{AugmentConfig, ImageSet, Normalization};
+use lb_nn::learned::{Dropping, Rounding};
+use serde::{Deserialize, Serialize};
+
+use super::learn::{finish, learn};
+use crate::ResnetError;
+use crate::batch::{Epoch, NormalizedBatcher};
+use crate::model::{FoldedNet, LearnedNet, QuantNet};
+
+/// How a network is tuned.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DistillConfig {
+    /// Steps of Adam.
+    pub steps: usize,
+    /// Images a step.
+    pub batch: usize,
+    /// Peak learning rate, in units of a quantization step; falls to zero by a cosine.
+    pub learning_rate: f64,
+    /// T, above 0.
+    pub temperature: f32,
+    /// What is done to the images.
+    pub augment: AugmentConfig,
+    /// Seed of order and augmentation.
+    pub seed: u64,
+}
+
+impl DistillConfig {
+    /// The defaults for `steps` steps.
+    pub fn new(steps: usize, seed: u64) -> Self {
+        Self {
+            steps,
+            batch: 64,
+            learning_rate: 1e-2,
+            temperature: 2.0,
+            augment: AugmentConfig::default(),
+            seed,
+        }
+    }
+
+    fn rate(&self, step: usize) -> f64 {
+        let done = step as f64 / self.steps as f64;
+        self.learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
+    }
+}
+
+/// Where tuning stands, after every step.
+#[derive(Clone, Copy, Debug)]
+pub struct DistillProgress {
+    /// Steps done.
+    pub step: usize,
+    /// All of them.
+    pub steps: usize,
+    /// Loss of the last step that was read, in nats.
+    pub loss: f64,
+}
+
+/// Steps between reading losses from the device.
+const READ_EVERY: usize = 10;
+
+/// A tuning run in memory.
+pub struct Distillation<'a> {
+    teacher: &'a FoldedNet,
+    set: Arc<ImageSet>,
+    normalization: Normalization,
+    config: &'a DistillConfig,
+    device: &'a Device,
+    student: LearnedNet,
+    adam: ModuleOptimizer,
+    step: usize,
+    loss: f64,
+}
+
+/// A tuning run in bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StoredDistillation {
+    /// Parameters.
+    pub student: Vec<u8>,
+    /// The optimizer's state.
+    pub optimizer: Vec<u8>,
+    /// Steps done.
+    pub step: usize,
+}
+
+impl<'a> Distillation<'a> {
+    /// Before the first step: `start` is the quantized `teacher`.
+    ///
+    /// # Errors
+    /// If a layer was left in float, or the images do not fill a batch.
+    pub fn new(
+        start: &QuantNet,
+        teacher: &'a FoldedNet,
+        set: Arc<ImageSet>,
+        normalization: Normalization,
+        config: &'a DistillConfig,
+        device: &'a Device,
+    ) -> Result<Self, ResnetError> {
+        if set.len() < config.batch {
+            return Err(ResnetError::Invalid(format!(
+                "{} images do not fill one batch of {}",
+                set.len(),
+                config.batch
+            )));
+        }
+        let dropping = Dropping::default();
+        let student = learn(start, teacher, Rounding::Straight, &dropping, device)?;
+        Ok(Self {
+            teacher,
+            set,
+            normalization,
+            config,
+            student: student.set_require_grad(true).train(),
+            device,
+            adam: AdamConfig::new().init(),
+            step: 0,
+            loss: f64::NAN,
+        })
+    }
+
+    /// Goes on where `stored` stopped.
+    ///
+    /// # Errors
+    /// If it is damaged.
+    pub fn restore(mut self, stored: &StoredDistillation) -> Result<Self, ResnetError> {
+        let damaged = |e: &dyn std::fmt::Display| {
+            ResnetError::Invalid(format!(
+                "the tuning state is damaged: {e}; start without --resume"
+            ))
+        };
+        let bytes = |b: &[u8]| Bytes::from_bytes_vec(b.to_vec());
+        let record = ModuleRecord::from_bytes(bytes(&stored.student)).map_err(|e| damaged(&e))?;
+        self.student = self.student.load_record(record);
+        self.adam = (self.adam.from_bytes(bytes(&stored.optimizer))).map_err(|e| damaged(&e))?;
+        self.step = stored.step;
+        Ok(self)
+    }
+
+    /// Everything that is needed to go on.
+    ///
+    /// # Errors
+    /// If the device fails.
+    pub fn store(&self) -> Result<StoredDistillation, ResnetError> {
+        let failed = |e: &dyn std::fmt::Display| ResnetError::Device(e.to_string());
+        let record = self.student.clone().into_record();
+        Ok(StoredDistillation {
+            student: record.into_bytes().map_err(|e| failed(&e))?.to_vec(),
+            optimizer: self.adam.into_bytes().map_err(|e| failed(&e))?.to_vec(),
+            step: self.step,
+        })
+    }
+
+    /// Steps that make one pass over the images.
+    pub fn steps_per_epoch(&self) -> usize {
+        self.set.len() / self.config.batch
+    }
+
+    /// Trains until all steps are done or `go_on` says no; whether all were done.
+    ///
+    /// # Errors
+    /// If the loss is no longer a number.
+    pub fn run(
+        &mut self,
+        go_on: &mut dyn FnMut(&DistillProgress) -> bool,
+    ) -> Result<bool, ResnetError> {
+        let steps = self.steps_per_epoch();
+        let batcher = NormalizedBatcher {
+            normalization: self.normalization,
+            size: (self.set.height(), self.set.width()),
+        };
+        while self.step < self.config.steps {
+            let (epoch, from) = (self.step / steps, self.step % steps * self.config.batch);
+            let images = Epoch::new(
+                self.set.clone(),
+                self.config.augment.clone(),
+                self.config.seed,
+                epoch as u64,
+                from..from + self.config.batch,
+            );
+            let items = (0..images.len())
+                .map(|i| images.get(i))
+                .collect::<Result<_, _>>();
+            let items = items.map_err(|e| ResnetError::Device(e.to_string()))?;
+            self.descend(batcher.batch(items, self.device).images)?;
+            let progress = DistillProgress {
+                step: self.step,
+                steps: self.config.steps,
+                loss: self.loss,
+            };
+            if !go_on(&progress) {
+                return Ok(self.step == self.config.steps);
+            }
+        }
+        Ok(true)
+    }
+
+    /// One step of gradient descent.
+    fn descend(&mut self, images: Tensor<4>) -> Result<(), ResnetError> {
+        let expected = self.teacher.forward(images.clone()).autodiff();
+        let logits = self.student.forward(images.autodiff());
+        let loss = divergence(expected, logits, self.config.temperature);
+        if self.step.is_multiple_of(READ_EVERY) {
+            let value = loss.clone().try_into_scalar::<f32>();
+            self.loss = value
+                .map_err(|e| ResnetError::Device(e.to_string()))?
+                .into();
+            if !self.loss.is_finite() {
+                return Err(ResnetError::Invalid(format!(
+                    "the loss became {} in step {}: use a smaller learning rate",
+                    self.loss, self.step
+                )));
+            }
+        }
+        let gradients = GradientsParams::from_grads(loss.backward(), &self.student);
+        let rate = self.config.rate(self.step);
+        self.student = self.adam.step(rate, self.student.clone(), gradients);
+        self.step += 1;
+        Ok(())
+    }
+
+    /// The quantized network as tuned so far.
+    ///
+    /// # Errors
+    /// If a parameter diverged.
+    pub fn finish(&self) -> Result<QuantNet, ResnetError> {
+        finish(self.student.valid())
+    }
+}
+
+/// The loss above, `[1]`.
+fn divergence(expected: Tensor<2>, logits: Tensor<2>, temperature: f32) -> Tensor<1> {
+    let [n, _] = logits.dims();
+    let log_p = activation::log_softmax(expected / temperature, 1).detach();
+    let log_q = activation::log_softmax(logits / temperature, 1);
+    let p = log_p.clone().exp();
+    (p * (log_p - log_q)).sum() * (temperature * temperature / n as f32)
+}
