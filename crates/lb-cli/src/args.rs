@@ -37,6 +37,8 @@ pub enum Command {
     Analyze(AnalyzeArgs),
     /// Fold, observe and quantize: one packed file per width, or per target
     Calibrate(CalibrateArgs),
+    /// Tune a packed file on unlabelled images: the float network teaches its quantized self
+    Finetune(FinetuneArgs),
     /// Evaluate float checkpoints and packed files
     Eval(EvalArgs),
     /// Measure how fast packed files run in integers, and float beside them
@@ -311,6 +313,49 @@ pub struct AnalyzeArgs {
     /// Print JSON lines instead of tables
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub struct FinetuneArgs {
+    /// A packed file (.lbq) that `lb calibrate` made; best of --method brecq+kl
+    pub file: PathBuf,
+    /// The checkpoint that it came from [default: the newest under runs/, else the demo network]
+    #[arg(long)]
+    pub model: Option<PathBuf>,
+    #[command(flatten)]
+    pub data: DataArgs,
+    #[command(flatten)]
+    pub device: DeviceArgs,
+    /// Passes over the training images, whose labels are not read
+    #[arg(long, default_value_t = 4.0)]
+    pub epochs: f64,
+    /// Images a step
+    #[arg(long, default_value_t = 64, value_parser = at_least_one(4096))]
+    pub batch: usize,
+    /// Peak learning rate, in quantization steps
+    #[arg(long, default_value_t = 0.01)]
+    pub lr: f64,
+    /// Softens the classes that the float network teaches
+    #[arg(long, default_value_t = 2.0)]
+    pub temperature: f32,
+    /// Tune on images as they are: no crop, no flip
+    #[arg(long)]
+    pub no_augment: bool,
+    /// Evaluations on the held-out images, and packed files written, over the run
+    #[arg(long, default_value_t = 8, value_parser = at_least_one(10_000))]
+    pub evaluations: usize,
+    /// Part of the training images that is held out to choose the best network
+    #[arg(long, default_value_t = 0.02)]
+    pub held_out: f64,
+    /// Seed of order and augmentation
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Folder of the run [default: runs/FILE-finetune]
+    #[arg(long)]
+    pub run: Option<PathBuf>,
+    /// Go on with the run in that folder
+    #[arg(long)]
+    pub resume: bool,
 }
 
 #[derive(Debug, clap::Args)]

@@ -1,5 +1,7 @@
 //! A folded network with its calibration, ready to be quantized to any number of widths.
 
+use std::path::Path;
+
 use anyhow::{Context, Result};
 use burn::tensor::Device;
 use lb_data::ImageSet;
@@ -69,20 +71,26 @@ impl Calibrated {
     }
 
     /// The network as `options` say, corrected, reconstructed and tuned where they ask for it, and
-    /// what that did to each unit.
+    /// what that did to each unit. Reconstruction saves its state at `partial` after each unit, and
+    /// goes on with what it finds there.
     ///
     /// # Errors
     /// If a layer cannot be quantized, or it is interrupted.
-    pub fn refine(&self, options: &Options) -> Result<(QuantNet, Vec<UnitReport>)> {
+    pub fn refine(
+        &self,
+        options: &Options,
+        partial: Option<&Path>,
+    ) -> Result<(QuantNet, Vec<UnitReport>)> {
         let net = self.quantize(options)?;
         let refining = Refining {
             folded: &self.folded,
+            info: &self.model.checkpoint.info,
             drawn: &self.drawn,
             normalization: self.model.checkpoint.normalization(),
             seed: self.seed,
             device: &self.device,
         };
-        refining.run(net, options)
+        refining.run(net, options, partial)
     }
 
     /// The packed network and its bytes.
@@ -90,7 +98,7 @@ impl Calibrated {
     /// # Errors
     /// As [`refine`](Self::refine).
     pub fn pack(&self, options: &Options) -> Result<(QuantizedNetwork, Vec<u8>)> {
-        self.pack_net(&self.refine(options)?.0, options)
+        self.pack_net(&self.refine(options, None)?.0, options)
     }
 
     /// As [`pack`](Self::pack), without refinement.

@@ -39,6 +39,16 @@ impl Steps {
         Self(bar(total as u64, what, style))
     }
 
+    /// Whether nobody sees it: standard error is not a terminal.
+    pub fn is_hidden(&self) -> bool {
+        self.0.is_hidden()
+    }
+
+    /// Prints beside the bar.
+    pub fn suspend(&self, print: impl FnOnce()) {
+        self.0.suspend(print);
+    }
+
     /// Changes the number of steps.
     pub fn total(&self, total: usize) {
         self.0.set_length(total as u64);

@@ -7,6 +7,7 @@
 //! | [`train`] | training that can be interrupted and resumed exactly |
 //! | [`checkpoint`] | safetensors with metadata; PyTorch import |
 //! | [`ptq`] | fold, observe, quantize: reads top to bottom |
+//! | [`finetune`](mod@finetune) | end-to-end tuning of a quantized network, interrupted and resumed exactly |
 //! | [`eval`], [`metrics`] | accuracy, precision, recall and F1 |
 //! | [`report`] | per-layer signal to noise ratio |
 //! | [`divergence`] | how far a quantized network's answers are from the float network's |
@@ -20,12 +21,14 @@ pub mod checkpoint;
 pub mod divergence;
 mod error;
 pub mod eval;
+pub mod finetune;
 pub mod knapsack;
 pub mod metrics;
 pub mod model;
 pub mod ptq;
 pub mod report;
 pub mod sensitivity;
+mod state_file;
 #[cfg(test)]
 mod test_data;
 pub mod train;

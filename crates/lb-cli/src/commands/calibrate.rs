@@ -76,10 +76,10 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
     let (mut columns, mut mixed) = (Vec::new(), Vec::new());
     for (options, met) in wanted(args, &calibrated, &reference, &device)? {
         let start = Instant::now();
-        let (net, units) = calibrated.refine(&options)?;
+        let path = out.join(file_name(model, &options, met.as_ref()));
+        let (net, units) = calibrated.refine(&options, Some(&path.with_extension("partial")))?;
         let seconds = start.elapsed().as_secs_f64();
         let (network, bytes) = calibrated.pack_net(&net, &options)?;
-        let path = out.join(file_name(model, &options, met.as_ref()));
         lb_format::atomic::write(&path, &bytes)?;
         let simulated = ptq::unpack(&network, &device)?;
         let layers = report::layers(folded, &simulated, &network, drawn, &normalization, &device)?;

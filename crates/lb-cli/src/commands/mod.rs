@@ -6,6 +6,7 @@ mod calibrate;
 mod data;
 mod demo;
 mod eval;
+mod finetune;
 pub mod import;
 mod inspect;
 mod train;
@@ -26,6 +27,7 @@ pub fn run(command: Command) -> Result<()> {
         Command::Import(args) => import::run(&args),
         Command::Analyze(args) => analyze::run(&args),
         Command::Calibrate(args) => calibrate::run(&args),
+        Command::Finetune(args) => finetune::run(&args),
         Command::Eval(args) => eval::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Inspect(args) => inspect::run(&args),

@@ -55,6 +55,15 @@ impl DistillConfig {
         }
     }
 
+    /// The defaults for tuning on `images` calibration images.
+    pub fn on_calibration_images(images: usize, seed: u64) -> Self {
+        let default = Self::new(CALIBRATION_STEPS, seed);
+        Self {
+            batch: default.batch.min(images),
+            ..default
+        }
+    }
+
     fn rate(&self, step: usize) -> f64 {
         let done = step as f64 / self.steps as f64;
         self.learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
@@ -71,6 +80,9 @@ pub struct DistillProgress {
     /// Loss of the last step that was read, in nats.
     pub loss: f64,
 }
+
+/// Steps of tuning on calibration images. More of them fit the images, not the task.
+const CALIBRATION_STEPS: usize = 300;
 
 /// Steps between reading losses from the device.
 const READ_EVERY: usize = 10;
@@ -164,6 +176,11 @@ impl<'a> Distillation<'a> {
             optimizer: self.adam.into_bytes().map_err(|e| failed(&e))?.to_vec(),
             step: self.step,
         })
+    }
+
+    /// Steps done.
+    pub fn step(&self) -> usize {
+        self.step
     }
 
     /// Steps that make one pass over the images.

@@ -18,6 +18,7 @@ mod learn;
 mod lower;
 mod observe;
 mod pack;
+mod partial;
 mod plan;
 mod quantize;
 mod reconstruct;
@@ -28,6 +29,7 @@ pub use distill::{DistillConfig, DistillProgress, Distillation, StoredDistillati
 pub use fold::fold;
 pub use observe::{Calibration, observe};
 pub use pack::{pack, unpack};
+pub use partial::Partial;
 pub use plan::{Method, Options, Widths};
 pub use quantize::quantize;
 pub use reconstruct::ReconstructConfig;

@@ -7,20 +7,16 @@
 //! | `last.safetensors`, `best.safetensors` | checkpoints; best by held-out accuracy |
 //! | `state.safetensors` | everything `--resume` needs |
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use lb_format::{NetworkInfo, atomic};
-use safetensors::SafeTensors;
-use safetensors::tensor::{Dtype, TensorView};
 use serde::{Deserialize, Serialize};
 
 use super::state::{Position, StoredState};
 use super::{EpochMetrics, TrainConfig};
 use crate::ResnetError;
 use crate::checkpoint::{self, Checkpoint};
-
-const KEY: &str = "lb";
+use crate::state_file;
 
 /// A folder that a run writes to.
 #[derive(Clone, Debug)]
@@ -99,41 +95,22 @@ impl RunFolder {
     }
 
     pub(super) fn save_state(&self, of: &Identity, s: &StoredState) -> Result<(), ResnetError> {
-        let path = self.state();
-        let fail = |e: &dyn std::fmt::Display| ResnetError::checkpoint(&path, e);
         let header = StateHeader {
             of: of.clone(),
             position: s.position.clone(),
             history: s.history.clone(),
         };
-        let json = serde_json::to_string(&header).map_err(|e| fail(&e))?;
-        let mut parts = vec![("net", &s.net), ("optimizer", &s.optimizer)];
-        parts.extend(s.average.as_ref().map(|a| ("average", a)));
-        let views = parts
-            .into_iter()
-            .map(|(name, bytes)| Ok((name, TensorView::new(Dtype::U8, vec![bytes.len()], bytes)?)))
-            .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
-            .map_err(|e| fail(&e))?;
-        let metadata = HashMap::from([(KEY.to_string(), json)]);
-        let bytes = safetensors::serialize(views, Some(metadata)).map_err(|e| fail(&e))?;
-        Ok(atomic::write(&path, &bytes)?)
+        let mut parts = vec![("net", s.net.as_slice()), ("optimizer", &s.optimizer)];
+        parts.extend(s.average.as_ref().map(|a| ("average", a.as_slice())));
+        state_file::write(&self.state(), &header, &parts)
     }
 
     /// The stored state, or `None` if the run has not started.
     pub(super) fn load_state(&self, of: &Identity) -> Result<Option<StoredState>, ResnetError> {
-        let path = self.state();
-        let bytes = match std::fs::read(&path) {
-            Ok(bytes) => bytes,
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(ResnetError::Io { path, source }),
+        let (path, remedy) = (self.state(), "start without --resume");
+        let Some((header, mut parts)) = state_file::read::<StateHeader>(&path, remedy)? else {
+            return Ok(None);
         };
-        let fail = |e: &dyn std::fmt::Display| {
-            ResnetError::checkpoint(&path, format!("{e}; start without --resume"))
-        };
-        let (_, metadata) = SafeTensors::read_metadata(&bytes).map_err(|e| fail(&e))?;
-        let json = metadata.metadata().as_ref().and_then(|m| m.get(KEY));
-        let json = json.ok_or_else(|| fail(&"not a training state"))?;
-        let header: StateHeader = serde_json::from_str(json).map_err(|e| fail(&e))?;
         if header.of != *of {
             let what = match (
                 header.of.config != of.config,
@@ -143,16 +120,14 @@ impl RunFolder {
                 (_, true) => "a network or data set",
                 _ => "a number of images",
             };
-            let problem = format!("the run was started with {what} other than asked for now");
-            return Err(fail(&problem));
+            let problem =
+                format!("the run was started with {what} other than asked for now; {remedy}");
+            return Err(ResnetError::checkpoint(&path, problem));
         }
-        let tensors = SafeTensors::deserialize(&bytes).map_err(|e| fail(&e))?;
-        let part = |name: &str| tensors.tensor(name).ok().map(|t| t.data().to_vec());
-        let need = |name: &str| part(name).ok_or_else(|| fail(&format!("`{name}` is missing")));
         Ok(Some(StoredState {
-            net: need("net")?,
-            average: part("average"),
-            optimizer: need("optimizer")?,
+            net: parts.need(&path, "net")?,
+            average: parts.take("average"),
+            optimizer: parts.need(&path, "optimizer")?,
             position: header.position,
             history: header.history,
         }))
