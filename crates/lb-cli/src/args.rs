@@ -333,7 +333,7 @@ pub struct FinetuneArgs {
     #[arg(long, default_value_t = 64, value_parser = at_least_one(4096))]
     pub batch: usize,
     /// Peak learning rate, in quantization steps
-    #[arg(long, default_value_t = 0.01)]
+    #[arg(long, default_value_t = 0.03)]
     pub lr: f64,
     /// Softens the classes that the float network teaches
     #[arg(long, default_value_t = 2.0)]

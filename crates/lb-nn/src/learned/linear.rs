@@ -5,7 +5,7 @@ use burn::nn::Linear;
 use burn::tensor::Tensor;
 use lb_format::FormatError;
 
-use super::Rounding;
+use super::Learning;
 use super::conv2d::LearnedBias;
 use super::weight::LearnedWeight;
 use crate::layer::Dense;
@@ -21,12 +21,12 @@ pub struct LearnedLinear {
 impl LearnedLinear {
     /// Starts at `quantized`, with the float layer that it came from deciding which codes are
     /// close calls. `None` if its weight was left in float.
-    pub fn new(quantized: &QuantLinear, float: &Linear, rounding: Rounding) -> Option<Self> {
+    pub fn new(quantized: &QuantLinear, float: &Linear, learning: Learning) -> Option<Self> {
         let start = quantized.qparams()?;
         let weight = quantized.weight.val();
         Some(Self {
-            weight: LearnedWeight::new(weight, start, out_in(float), rounding),
-            bias: LearnedBias::new(quantized.bias.val()),
+            weight: LearnedWeight::new(weight, start, out_in(float), learning),
+            bias: LearnedBias::new(quantized.bias.val(), learning.relative_rate),
         })
     }
 

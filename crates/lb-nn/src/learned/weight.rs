@@ -6,7 +6,7 @@ use lb_core::affine;
 use lb_format::{Affine, FormatError, QParams};
 use serde::{Deserialize, Serialize};
 
-use super::RELATIVE_RATE;
+use super::Learning;
 
 /// How real-valued latent codes become integers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -51,6 +51,8 @@ pub(crate) struct LearnedWeight<const D: usize> {
     start_scale: Tensor<D>,
     start_offset: Tensor<D>,
     #[module(skip)]
+    rate: f32,
+    #[module(skip)]
     start: QParams,
 }
 
@@ -68,7 +70,7 @@ impl<const D: usize> LearnedWeight<D> {
         quantized: Tensor<D>,
         start: &QParams,
         float: Tensor<D>,
-        rounding: Rounding,
+        learning: Learning,
     ) -> Self {
         let device = float.device();
         let channels = float.dims()[0];
@@ -95,7 +97,7 @@ impl<const D: usize> LearnedWeight<D> {
         let gain = dot(quantized, float.clone()) / norm;
         let steps = (float * gain - start_offset.clone()) / start_scale.clone();
         let rest = (steps - codes.clone()).clamp(-EDGE, EDGE);
-        let (latent, floor) = match rounding {
+        let (latent, floor) = match learning.rounding {
             Rounding::Straight => (codes + rest * SNAP, None),
             Rounding::AdaRound => {
                 let steps = (codes + rest).clamp(range.lo as f32, range.hi as f32);
@@ -115,6 +117,7 @@ impl<const D: usize> LearnedWeight<D> {
             offset: has_offset.then(zeros),
             start_scale,
             start_offset,
+            rate: learning.relative_rate,
             start: start.clone(),
         }
     }
@@ -139,10 +142,10 @@ impl<const D: usize> LearnedWeight<D> {
     }
 
     fn scale_and_offset(&self) -> (Tensor<D>, Tensor<D>) {
-        let scale = self.start_scale.clone() * (self.scale.val() * RELATIVE_RATE).exp();
+        let scale = self.start_scale.clone() * (self.scale.val() * self.rate).exp();
         let offset = match &self.offset {
             Some(offset) => {
-                let moved = offset.val() * self.start_scale.clone() * RELATIVE_RATE;
+                let moved = offset.val() * self.start_scale.clone() * self.rate;
                 self.start_offset.clone() + moved
             }
             None => self.start_offset.clone(),

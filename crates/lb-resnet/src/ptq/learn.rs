@@ -6,7 +6,7 @@ use burn::nn::Linear;
 use burn::nn::conv::Conv2d;
 use burn::tensor::Device;
 use lb_format::FormatError;
-use lb_nn::learned::{Dropping, LearnedAct, LearnedConv2d, LearnedLinear, Rounding};
+use lb_nn::learned::{Dropping, LearnedAct, LearnedConv2d, LearnedLinear, Learning};
 use lb_nn::{QuantAct, QuantConv2d, QuantLinear};
 
 use crate::ResnetError;
@@ -19,7 +19,7 @@ use crate::model::{ActSite, ConvSite, FoldedNet, LearnedNet, QuantNet, Rewrite};
 pub(super) fn learn(
     net: &QuantNet,
     float: &FoldedNet,
-    rounding: Rounding,
+    learning: Learning,
     dropping: &Dropping,
     device: &Device,
 ) -> Result<LearnedNet, ResnetError> {
@@ -27,7 +27,7 @@ pub(super) fn learn(
     net.clone().rewrite(&mut Learn {
         convolutions: convolutions.map(|(n, c)| (n, c.clone())).collect(),
         linear: &float.linear,
-        rounding,
+        learning,
         dropping,
         device,
         places: 0,
@@ -45,7 +45,7 @@ pub(super) fn finish(net: LearnedNet) -> Result<QuantNet, ResnetError> {
 struct Learn<'a> {
     convolutions: BTreeMap<String, Conv2d>,
     linear: &'a Linear,
-    rounding: Rounding,
+    learning: Learning,
     dropping: &'a Dropping,
     device: &'a Device,
     places: u64,
@@ -65,7 +65,7 @@ impl Rewrite<QuantConv2d, QuantAct, QuantLinear> for Learn<'_> {
 
     fn conv(&mut self, site: &ConvSite, conv: QuantConv2d) -> Result<LearnedConv2d, ResnetError> {
         let float = self.convolutions.get(&site.name);
-        let learned = float.and_then(|float| LearnedConv2d::new(&conv, float, self.rounding));
+        let learned = float.and_then(|float| LearnedConv2d::new(&conv, float, self.learning));
         learned.ok_or_else(|| in_float(&site.name))
     }
 
@@ -75,12 +75,13 @@ impl Rewrite<QuantConv2d, QuantAct, QuantLinear> for Learn<'_> {
             &act,
             self.dropping,
             self.places,
+            self.learning.relative_rate,
             self.device,
         ))
     }
 
     fn linear(&mut self, linear: QuantLinear) -> Result<LearnedLinear, ResnetError> {
-        LearnedLinear::new(&linear, self.linear, self.rounding).ok_or_else(|| in_float("linear"))
+        LearnedLinear::new(&linear, self.linear, self.learning).ok_or_else(|| in_float("linear"))
     }
 }
 
