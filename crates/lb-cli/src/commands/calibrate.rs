@@ -1,5 +1,6 @@
 //! `lb calibrate`
 
+mod improve;
 mod target;
 
 use std::collections::BTreeMap;
@@ -228,12 +229,13 @@ fn print_targets(mixed: &[Mixed], layers: &[LayerReport]) {
                 thousands(met.predicted_cost)
             ),
         };
-        let how = match met.uniform {
-            true => "one width for all, which lost less than what was predicted to be best",
-            false => "places apart",
+        let how = match (met.uniform, met.refined) {
+            (true, _) => "one width for all, as that lost less".to_string(),
+            (false, 0) => "from places one by one".to_string(),
+            (false, rounds) => format!("after {rounds} rounds of moves"),
         };
         println!(
-            "{}: {cost}; KL {:.4} nats, places one by one add up to {:.4}; another class for {} of {} images; {how}; {} networks tried",
+            "{}: {cost}; KL {:.4} nats, predicted {:.4}; another class for {} of {} images; {how}; {} networks tried",
             met.target,
             d.kl,
             met.predicted_kl,
