@@ -82,57 +82,6 @@ impl Met {
     }
 }
 
-/// Finds widths for every target of `args`.
-///
-/// # Errors
-/// If a target cannot be met: says what can. If it is interrupted.
-pub fn meet(
-    args: &CalibrateArgs,
-    calibrated: &Calibrated,
-    reference: &Reference,
-    device: &Device,
-) -> Result<Vec<Met>> {
-    ensure!(
-        args.method != Method::Lbtorch,
-        "--method lbtorch leaves layers in float, and has no widths to choose there: use another method for a target"
-    );
-    let widths = args.widths();
-    let candidates = Candidates {
-        weights: widths.iter().map(|w| w.weights).collect(),
-        activations: widths.iter().map(|w| w.activations).collect(),
-        edge_bits: args.edges(),
-        residual_bits: args.residual_bits.0,
-    };
-    let base = Options {
-        method: args.method,
-        bias_correction: args.bias_correction,
-        ..Options::new(widths[0])
-    };
-    let analysis = Analysis::new(calibrated, &candidates.all(), &base, ANALYZED, device)?;
-    let search = Search {
-        places: candidates.restrict(&analysis.places),
-        mean_activation_bits: args.mean_activation_bits,
-        refine: args.refine,
-        candidates,
-        analysis,
-        base,
-        calibrated,
-        reference,
-        device,
-    };
-    let mut met = Vec::new();
-    for size in &args.target_size {
-        met.push(search.size(size)?);
-    }
-    for points in &args.target_drop {
-        met.push(search.drop(points)?);
-    }
-    for time in &args.target_latency {
-        met.push(search.latency(time)?);
-    }
-    Ok(met)
-}
-
 /// What targets are met with.
 pub struct Search<'a> {
     /// The widths that each place may take.
@@ -179,7 +128,67 @@ pub struct Found {
     pub refined: usize,
 }
 
-impl Search<'_> {
+/// The targets of `args`.
+pub fn targets(args: &CalibrateArgs) -> Vec<Target> {
+    let sizes = args.target_size.iter().cloned().map(Target::Size);
+    let drops = args.target_drop.iter().cloned().map(Target::Drop);
+    let times = args.target_latency.iter().cloned().map(Target::Latency);
+    sizes.chain(drops).chain(times).collect()
+}
+
+impl<'a> Search<'a> {
+    /// Analyzes the network.
+    ///
+    /// # Errors
+    /// If the method leaves layers in float, a place cannot be quantized, or it is interrupted.
+    pub fn new(
+        args: &CalibrateArgs,
+        calibrated: &'a Calibrated,
+        reference: &'a Reference<'a>,
+        device: &'a Device,
+    ) -> Result<Self> {
+        ensure!(
+            args.method != Method::Lbtorch,
+            "--method lbtorch leaves layers in float, and has no widths to choose there: use another method for a target"
+        );
+        let widths = args.widths();
+        let candidates = Candidates {
+            weights: widths.iter().map(|w| w.weights).collect(),
+            activations: widths.iter().map(|w| w.activations).collect(),
+            edge_bits: args.edges(),
+            residual_bits: args.residual_bits.0,
+        };
+        let base = Options {
+            method: args.method,
+            bias_correction: args.bias_correction,
+            ..Options::new(widths[0])
+        };
+        let analysis = Analysis::new(calibrated, &candidates.all(), &base, ANALYZED, device)?;
+        Ok(Self {
+            places: candidates.restrict(&analysis.places),
+            mean_activation_bits: args.mean_activation_bits,
+            refine: args.refine,
+            candidates,
+            analysis,
+            base,
+            calibrated,
+            reference,
+            device,
+        })
+    }
+
+    /// Finds widths that meet `target`.
+    ///
+    /// # Errors
+    /// If it cannot be met: says what can. If it is interrupted.
+    pub fn meet(&self, target: &Target) -> Result<Met> {
+        match target {
+            Target::Size(size) => self.size(size),
+            Target::Drop(points) => self.drop(points),
+            Target::Latency(time) => self.latency(time),
+        }
+    }
+
     fn size(&self, size: &Size) -> Result<Met> {
         let places = self.with_mean_activation()?;
         let by = |places: &[Sensitivity]| self.by_size(places);
