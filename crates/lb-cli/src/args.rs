@@ -219,6 +219,10 @@ pub struct CalibrateArgs {
     /// For a target of size or drop: most bits that an activation value may have on average
     #[arg(long, value_name = "BITS", value_parser = mean_bits, conflicts_with = "target_latency")]
     pub mean_activation_bits: Option<f64>,
+    /// For a target of size or latency: most rounds in which places move to the next width, with
+    /// losses measured around the network that was found
+    #[arg(long, default_value_t = 0, value_name = "ROUNDS")]
+    pub refine: usize,
     /// Least bits of the first convolution, its image, the final linear and its input; or `same`
     /// [default: 8; for a target `same`, so that they compete]
     #[arg(long, value_parser = floor)]

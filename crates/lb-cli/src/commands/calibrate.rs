@@ -1,5 +1,6 @@
 //! `lb calibrate`
 
+mod improve;
 mod target;
 
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use lb_resnet::divergence::{Divergence, Reference};
 use lb_resnet::ptq::{self, Assignment, Method, Options};
 use lb_resnet::report::{self, LayerReport};
 
-use self::target::Met;
+use self::target::{Met, Search, Target};
 use crate::args::CalibrateArgs;
 use crate::calibrated::Calibrated;
 use crate::commands::import::parameters;
@@ -74,7 +75,24 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
         Reference::new(folded, drawn, &normalization, &device, &mut watch)?
     };
     let (mut columns, mut mixed) = (Vec::new(), Vec::new());
-    for (options, met) in wanted(args, &calibrated, &reference, &device)? {
+    let search = match args.has_targets() {
+        true => Some(Search::new(args, &calibrated, &reference, &device)?),
+        false => None,
+    };
+    // A target that cannot be met ends the work, but what was written before it is still shown.
+    let mut failed = None;
+    for wanted in wanted(args) {
+        let (options, met) = match (wanted, &search) {
+            (Wanted::Options(options), _) => (options, None),
+            (Wanted::Target(target), Some(search)) => match search.meet(&target) {
+                Ok(met) => (met.options.clone(), Some(met)),
+                Err(e) => {
+                    failed = Some(e);
+                    break;
+                }
+            },
+            (Wanted::Target(_), None) => unreachable!("there is a search if there are targets"),
+        };
         let start = Instant::now();
         let path = out.join(file_name(model, &options, met.as_ref()));
         let (net, units) = calibrated.refine(&options, Some(&path.with_extension("partial")))?;
@@ -120,6 +138,9 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
             None => columns.push((options.widths.to_string(), layers)),
         }
     }
+    if let Some(e) = failed.take_if(|_| args.json || columns.is_empty()) {
+        return Err(e);
+    }
     if !args.json {
         println!(
             "float:       {} bytes of parameters",
@@ -145,21 +166,22 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
         print_layers(&columns);
         println!("\nnext: {}", next(args, &out));
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
-/// What is to be written: a file for each width, or one for each target.
-fn wanted(
-    args: &CalibrateArgs,
-    calibrated: &Calibrated,
-    reference: &Reference,
-    device: &burn::tensor::Device,
-) -> Result<Vec<(Options, Option<Met>)>> {
+/// A file to write.
+enum Wanted {
+    /// Of these options.
+    Options(Options),
+    /// With widths that are to be found.
+    Target(Target),
+}
+
+/// What is to be written: a file for each target, or one for each width.
+fn wanted(args: &CalibrateArgs) -> Vec<Wanted> {
     if args.has_targets() {
-        let met = target::meet(args, calibrated, reference, device)?;
-        return Ok((met.into_iter())
-            .map(|met| (met.options.clone(), Some(met)))
-            .collect());
+        let targets = target::targets(args).into_iter();
+        return targets.map(Wanted::Target).collect();
     }
     let options = |widths| Options {
         widths,
@@ -170,7 +192,7 @@ fn wanted(
         assignment: Assignment::new(),
     };
     let all = args.widths().into_iter();
-    Ok(all.map(|widths| (options(widths), None)).collect())
+    all.map(|widths| Wanted::Options(options(widths))).collect()
 }
 
 /// The command that evaluates what was written: as short as it can be.
@@ -229,12 +251,13 @@ fn print_targets(mixed: &[Mixed], layers: &[LayerReport]) {
                 thousands(met.predicted_cost)
             ),
         };
-        let how = match met.uniform {
-            true => "one width for all, which lost less than what was predicted to be best",
-            false => "places apart",
+        let how = match (met.uniform, met.refined) {
+            (true, _) => "one width for all, as that lost less".to_string(),
+            (false, 0) => "from places one by one".to_string(),
+            (false, rounds) => format!("after {rounds} rounds of moves"),
         };
         println!(
-            "{}: {cost}; KL {:.4} nats, places one by one add up to {:.4}; another class for {} of {} images; {how}; {} networks tried",
+            "{}: {cost}; KL {:.4} nats, predicted {:.4}; another class for {} of {} images; {how}; {} networks tried",
             met.target,
             d.kl,
             met.predicted_kl,

@@ -20,6 +20,8 @@ use burn::store::ModuleRecord;
 use burn::tensor::{Bytes, Device, Tensor, activation};
 use lb_data::{AugmentConfig, ImageSet, Normalization};
 use lb_nn::learned::{Dropping, Learning, Rounding};
+use rand::rngs::ChaCha8Rng;
+use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
 use super::learn::{finish, learn};
@@ -41,6 +43,9 @@ pub struct DistillConfig {
     pub features: f32,
     /// T, above 0.
     pub temperature: f32,
+    /// Largest share of another image that is blended into each one (mixup, Zhang et al. 2018,
+    /// arXiv 1710.09412, without labels): 0 to 0.5.
+    pub mixup: f32,
     /// What is done to the images.
     pub augment: AugmentConfig,
     /// Seed of order and augmentation.
@@ -56,6 +61,7 @@ impl DistillConfig {
             learning_rate: 3e-2,
             features: 0.5,
             temperature: 2.0,
+            mixup: 0.0,
             augment: AugmentConfig::default(),
             seed,
         }
@@ -66,6 +72,10 @@ impl DistillConfig {
         let default = Self::new(CALIBRATION_STEPS, seed);
         Self {
             batch: default.batch.min(images),
+            mixup: std::env::var("X_MIX").map_or(0.5, |v| v.parse().unwrap()),
+            steps: std::env::var("X_STEPS").map_or(CALIBRATION_STEPS, |v| v.parse().unwrap()),
+            learning_rate: std::env::var("X_LR").map_or(3e-2, |v| v.parse().unwrap()),
+            features: std::env::var("X_FEAT").map_or(0.5, |v| v.parse().unwrap()),
             ..default
         }
     }
@@ -235,7 +245,8 @@ impl<'a> Distillation<'a> {
                 .map(|i| images.get(i))
                 .collect::<Result<_, _>>();
             let items = items.map_err(|e| ResnetError::Device(e.to_string()))?;
-            self.descend(batcher.batch(items, self.device).images)?;
+            let images = batcher.batch(items, self.device).images;
+            self.descend(self.mixed(images))?;
             let progress = DistillProgress {
                 step: self.step,
                 steps: self.config.steps,
@@ -246,6 +257,22 @@ impl<'a> Distillation<'a> {
             }
         }
         Ok(true)
+    }
+
+    /// Every image blended with another one of the batch; a teacher knows what that shows.
+    fn mixed(&self, images: Tensor<4>) -> Tensor<4> {
+        if self.config.mixup == 0.0 {
+            return images;
+        }
+        let mut rng = ChaCha8Rng::seed_from_u64(self.config.seed);
+        rng.set_stream(self.step as u64 + 1);
+        let [n, ..] = images.dims();
+        let shares: Vec<f32> = (0..n)
+            .map(|_| rng.random_range(0.0..self.config.mixup))
+            .collect();
+        let share = Tensor::<1>::from_data(shares.as_slice(), self.device).reshape([n, 1, 1, 1]);
+        let others = images.clone().flip([0]);
+        images.clone() + (others - images) * share
     }
 
     /// One step of gradient descent.
