@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::builder::RangedU64ValueParser;
 use clap::{Parser, Subcommand, ValueEnum};
 use lb_format::BitWidth;
+use lb_nn::learned::Rounding;
 use lb_resnet::model::{Arch, Shortcut};
 use lb_resnet::ptq::{Method, Widths};
 
@@ -235,6 +236,15 @@ pub struct CalibrateArgs {
     /// the predecessor's lbtorch [default: affine at 4 bits and below, else mse]
     #[arg(long)]
     pub method: Option<Method>,
+    /// Iterations of reconstruction a block, for brecq [default: 200; of adaround 800]
+    #[arg(long, value_parser = at_least_one(1_000_000))]
+    pub iterations: Option<usize>,
+    /// How brecq rounds while it learns: straight (through, as LSQ) or adaround [default: straight]
+    #[arg(long)]
+    pub rounding: Option<Rounding>,
+    /// Steps of end-to-end tuning, for brecq+kl [default: 400]
+    #[arg(long, value_parser = at_least_one(1_000_000))]
+    pub steps: Option<usize>,
     /// Correct biases for the mean shift of quantized weights
     #[arg(long)]
     pub bias_correction: bool,

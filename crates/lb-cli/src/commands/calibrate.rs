@@ -18,8 +18,9 @@ use self::target::{Met, Search, Target};
 use crate::args::CalibrateArgs;
 use crate::calibrated::Calibrated;
 use crate::commands::import::parameters;
-use crate::model_file::{self, Model, Place};
+use crate::model_file::{self, Place};
 use crate::progress::Images;
+use crate::refining::Effort;
 use crate::table::{Rows, percent, thousands};
 
 pub fn run(args: &CalibrateArgs) -> Result<()> {
@@ -37,7 +38,13 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
         .out
         .clone()
         .unwrap_or_else(|| model.place.quantized_folder());
-    let calibrated = Calibrated::new(model, &train, draw, &device)?;
+    let mut calibrated = Calibrated::new(model, &train, draw, &device)?;
+    calibrated.effort = Effort {
+        iterations: args.iterations,
+        rounding: args.rounding,
+        steps: args.steps,
+    };
+    let calibrated = calibrated;
     let Calibrated {
         model,
         folded,
@@ -94,7 +101,7 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
             (Wanted::Target(_), None) => unreachable!("there is a search if there are targets"),
         };
         let start = Instant::now();
-        let path = out.join(file_name(model, &options, met.as_ref()));
+        let path = out.join(file_name(&calibrated, &options, met.as_ref()));
         let (net, units) = calibrated.refine(&options, Some(&path.with_extension("partial")))?;
         let seconds = start.elapsed().as_secs_f64();
         let (network, bytes) = calibrated.pack_net(&net, &options)?;
@@ -208,8 +215,8 @@ fn next(args: &CalibrateArgs, out: &Path) -> String {
 
 /// `resnet20-w2a4-e8-mse.lbq`, or `resnet20-mixed-80kB-w2.7a8.0-mse.lbq`; everything that the command
 /// line can change is in the name, but the widths that a target may choose from.
-fn file_name(model: &Model, o: &Options, met: Option<&Met>) -> PathBuf {
-    let mut name = model.checkpoint.info.arch.clone();
+fn file_name(calibrated: &Calibrated, o: &Options, met: Option<&Met>) -> PathBuf {
+    let mut name = calibrated.model.checkpoint.info.arch.clone();
     if let Some(met) = met {
         let (weights, activations) = o.assignment.mean_bits();
         name += &format!("-mixed-{}-w{weights:.1}a{activations:.1}", met.target);
@@ -225,7 +232,7 @@ fn file_name(model: &Model, o: &Options, met: Option<&Met>) -> PathBuf {
             name += &format!("-r{bits}");
         }
     }
-    name += &format!("-{}", o.method);
+    name += &format!("-{}{}", o.method, calibrated.effort.suffix(o.method));
     if o.bias_correction {
         name += "-bc";
     }

@@ -10,7 +10,7 @@ use super::Learning;
 
 /// How real-valued latent codes become integers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "lowercase")]
 pub enum Rounding {
     /// Rounded to the nearest at once, with the gradient passed straight through (LSQ, Esser et
     /// al. 2020, arXiv 1902.08153): codes may wander as far as they like.
@@ -19,6 +19,19 @@ pub enum Rounding {
     /// Between the two neighbouring codes by a rectified sigmoid that a regulariser drives to one
     /// of them (AdaRound, Nagel et al. 2020, arXiv 2004.10568).
     AdaRound,
+}
+
+impl std::str::FromStr for Rounding {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "straight" => Ok(Self::Straight),
+            "adaround" => Ok(Self::AdaRound),
+            _ => Err(format!(
+                "rounding `{s}` is unknown: use straight or adaround"
+            )),
+        }
+    }
 }
 
 /// Ends of AdaRound's sigmoid before it is rectified: ζ and γ of the paper.

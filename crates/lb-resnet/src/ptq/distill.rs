@@ -72,10 +72,7 @@ impl DistillConfig {
         let default = Self::new(CALIBRATION_STEPS, seed);
         Self {
             batch: default.batch.min(images),
-            mixup: std::env::var("X_MIX").map_or(0.5, |v| v.parse().unwrap()),
-            steps: std::env::var("X_STEPS").map_or(CALIBRATION_STEPS, |v| v.parse().unwrap()),
-            learning_rate: std::env::var("X_LR").map_or(3e-2, |v| v.parse().unwrap()),
-            features: std::env::var("X_FEAT").map_or(0.5, |v| v.parse().unwrap()),
+            mixup: 0.5,
             ..default
         }
     }

@@ -40,7 +40,7 @@ impl ReconstructConfig {
             Rounding::AdaRound => (800, 1e-2),
         };
         Self {
-            iterations: std::env::var("X_IT").map_or(iterations, |v| v.parse().unwrap()),
+            iterations,
             batch: 32,
             learning_rate,
             drop: 0.5,
