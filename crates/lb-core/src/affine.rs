@@ -9,6 +9,9 @@
 //! computes on floats. Inputs are finite; NaN stays NaN (the scalar form maps it to the zero
 //! point).
 
+#[cfg(feature = "flex")]
+mod cpu;
+
 use burn::tensor::{Device, Tensor};
 use lb_format::{Affine, QParams};
 
@@ -79,6 +82,10 @@ pub fn dequantize<const D: usize>(codes: Tensor<D>, q: &QParams) -> Tensor<D> {
 /// # Shapes
 /// As [`quantize`].
 pub fn fake_quantize<const D: usize>(x: Tensor<D>, q: &QParams) -> Tensor<D> {
+    #[cfg(feature = "flex")]
+    if let Some(y) = per_tensor(q).and_then(|a| cpu::fake_quantize(&x, a, q.range())) {
+        return y;
+    }
     if !x.device().is_autodiff() {
         return dequantize(quantize(x, q), q);
     }

@@ -34,6 +34,15 @@ impl std::str::FromStr for Rounding {
     }
 }
 
+impl std::fmt::Display for Rounding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Straight => "straight",
+            Self::AdaRound => "adaround",
+        })
+    }
+}
+
 /// Ends of AdaRound's sigmoid before it is rectified: ζ and γ of the paper.
 const STRETCH: (f32, f32) = (1.1, -0.1);
 

@@ -20,8 +20,6 @@ use burn::store::ModuleRecord;
 use burn::tensor::{Bytes, Device, Tensor, activation};
 use lb_data::{AugmentConfig, ImageSet, Normalization};
 use lb_nn::learned::{Dropping, Learning, Rounding};
-use rand::rngs::ChaCha8Rng;
-use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
 use super::learn::{finish, learn};
@@ -43,9 +41,6 @@ pub struct DistillConfig {
     pub features: f32,
     /// T, above 0.
     pub temperature: f32,
-    /// Largest share of another image that is blended into each one (mixup, Zhang et al. 2018,
-    /// arXiv 1710.09412, without labels): 0 to 0.5.
-    pub mixup: f32,
     /// What is done to the images.
     pub augment: AugmentConfig,
     /// Seed of order and augmentation.
@@ -61,7 +56,6 @@ impl DistillConfig {
             learning_rate: 3e-2,
             features: 0.5,
             temperature: 2.0,
-            mixup: 0.0,
             augment: AugmentConfig::default(),
             seed,
         }
@@ -72,7 +66,6 @@ impl DistillConfig {
         let default = Self::new(CALIBRATION_STEPS, seed);
         Self {
             batch: default.batch.min(images),
-            mixup: 0.5,
             ..default
         }
     }
@@ -243,7 +236,7 @@ impl<'a> Distillation<'a> {
                 .collect::<Result<_, _>>();
             let items = items.map_err(|e| ResnetError::Device(e.to_string()))?;
             let images = batcher.batch(items, self.device).images;
-            self.descend(self.mixed(images))?;
+            self.descend(images)?;
             let progress = DistillProgress {
                 step: self.step,
                 steps: self.config.steps,
@@ -254,22 +247,6 @@ impl<'a> Distillation<'a> {
             }
         }
         Ok(true)
-    }
-
-    /// Every image blended with another one of the batch; a teacher knows what that shows.
-    fn mixed(&self, images: Tensor<4>) -> Tensor<4> {
-        if self.config.mixup == 0.0 {
-            return images;
-        }
-        let mut rng = ChaCha8Rng::seed_from_u64(self.config.seed);
-        rng.set_stream(self.step as u64 + 1);
-        let [n, ..] = images.dims();
-        let shares: Vec<f32> = (0..n)
-            .map(|_| rng.random_range(0.0..self.config.mixup))
-            .collect();
-        let share = Tensor::<1>::from_data(shares.as_slice(), self.device).reshape([n, 1, 1, 1]);
-        let others = images.clone().flip([0]);
-        images.clone() + (others - images) * share
     }
 
     /// One step of gradient descent.
