@@ -43,7 +43,7 @@ while read -r widths edge method seed options; do
   file=$(sed -n 's/.*"file":"\([^"]*\)".*/\1/p' <<<"$json" | head -1)
   right=$(accuracy "$file")
   drop=$(awk -v f="$float" -v q="$right" 'BEGIN { printf "%.2f", f - q }')
-  line="$key$right,$drop,$(field kl "$json"),$(field flips "$json"),$(field seconds "$json"),$(field peak "$json"),$(stat -c %s "$file")"
+  line="$key$right,$drop,$(field kl "$json"),$(field flips "$json"),$(sed -n 's/.*"seconds":\([0-9.]*\),"target".*/\1/p' <<<"$json"),$(field peak "$json"),$(stat -c %s "$file")"
   echo "$line" >>"$out"
   echo "$line"
 done

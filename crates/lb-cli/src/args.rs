@@ -233,7 +233,7 @@ pub struct CalibrateArgs {
     pub residual_bits: Floor,
     /// minmax, moving-average, percentile, mse, kl; affine (mse, then mean and deviation of every
     /// channel corrected), brecq (then blocks reconstructed), brecq+kl (then tuned end to end); or
-    /// the predecessor's lbtorch [default: affine at 4 bits and below, else mse]
+    /// the predecessor's lbtorch [default: affine, and mse at 16 bits]
     #[arg(long)]
     pub method: Option<Method>,
     /// Iterations of reconstruction a block, for brecq [default: 200; of adaround 800]

@@ -55,11 +55,12 @@ impl Method {
         Self::Lbtorch,
     ];
 
-    /// What a network of these widths is quantized with unless told otherwise: at 4 bits and below
-    /// affine correction costs seconds and wins points; above there is nothing to correct.
+    /// What a network of these widths is quantized with unless told otherwise: affine correction
+    /// costs seconds and wins points, and even at 8 bits it undoes most of the changed classes (3
+    /// of 1,024 instead of 13, on held-out training images). At 16 there is nothing to correct.
     pub fn default_for(widths: Widths) -> Self {
         match widths.weights.min(widths.activations).get() {
-            0..=4 => Self::Affine,
+            1..=8 => Self::Affine,
             _ => Self::Mse,
         }
     }
