@@ -199,6 +199,7 @@ mod tests {
                     offset: 0.25,
                 },
             ],
+            levels: None,
         };
         let x = [[-2.4f32, 0.5, 9.0], [-0.2, 0.26, 0.5]];
         let t = Tensor::<2>::from_data(x, &Device::flex());

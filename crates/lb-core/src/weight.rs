@@ -82,6 +82,7 @@ pub fn qparams<const D: usize>(
         bits,
         signed: true,
         affine,
+        levels: None,
     })
 }
 
@@ -97,6 +98,7 @@ fn best_shrink(w: Tensor<2>, max: &[f32], bits: BitWidth) -> Result<Vec<f32>, Co
                 .iter()
                 .map(|m| range::symmetric(m * shrink, bits))
                 .collect(),
+            levels: None,
         };
         let d = crate::affine::dequantize(crate::affine::quantize(w.clone(), &q), &q) - w.clone();
         for (best, error) in best.iter_mut().zip(host((d.clone() * d).sum_dim(1))?) {

@@ -1,7 +1,8 @@
 //! The packed file (`.lbq`): a safetensors container.
 //!
 //! Its one metadata entry, `lb`, is JSON: format version, a CRC-32 over the JSON and all tensor
-//! data, the network's description, its layers (geometry and width), its activations and its graph.
+//! data, the network's description, its layers (geometry, width and, where they are not equidistant,
+//! levels), its activations and its graph.
 //! The tensors:
 //!
 //! | name | type | shape |
@@ -21,12 +22,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::network::{Recipe, Weight};
 use crate::{
-    Activation, Affine, BitWidth, FormatError, Graph, Layer, LayerKind, NetworkInfo, PackedTensor,
-    QParams, QuantizedNetwork, atomic,
+    Activation, Affine, BitWidth, FormatError, Graph, Layer, LayerKind, Levels, NetworkInfo,
+    PackedTensor, QParams, QuantizedNetwork, atomic,
 };
 
-/// The format version that is written and read.
-pub const VERSION: u32 = 2;
+/// The newest format version that is read. A network is written in the oldest that can hold it:
+/// 3 if a weight has a table of levels, else 2.
+pub const VERSION: u32 = 3;
+
+/// The oldest format version that is read.
+pub const OLDEST: u32 = 2;
 
 /// Largest file that is read. The networks of this project take at most some megabytes.
 pub const MAX_BYTES: u64 = 1 << 30;
@@ -58,6 +63,9 @@ struct LayerHeader {
 struct CodeHeader {
     bits: BitWidth,
     signed: bool,
+    /// What codes stand for, if not themselves. Since version 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    levels: Option<Levels>,
 }
 
 /// Writes `network` to `path` (temporary name, then rename).
@@ -137,7 +145,7 @@ pub fn to_bytes(network: &QuantizedNetwork) -> Result<Vec<u8>, FormatError> {
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
 
     let mut header = Header {
-        version: VERSION,
+        version: version_of(&network.layers),
         crc32: 0,
         info: network.info.clone(),
         recipe: network.recipe.clone(),
@@ -149,9 +157,10 @@ pub fn to_bytes(network: &QuantizedNetwork) -> Result<Vec<u8>, FormatError> {
                 kind: l.kind,
                 shape: l.weight.shape().to_vec(),
                 codes: match &l.weight {
-                    Weight::Codes { codes, .. } => Some(CodeHeader {
+                    Weight::Codes { codes, qparams } => Some(CodeHeader {
                         bits: codes.bits(),
                         signed: codes.signed(),
+                        levels: qparams.levels.clone(),
                     }),
                     Weight::Float { .. } => None,
                 },
@@ -195,7 +204,7 @@ pub fn from_bytes(bytes: &[u8]) -> Result<QuantizedNetwork, FormatError> {
     let broken =
         |e: serde_json::Error| FormatError::NotQuantized(format!("its `{KEY}` entry: {e}"));
     let Version { version } = serde_json::from_str(header).map_err(broken)?;
-    if version != VERSION {
+    if !(OLDEST..=VERSION).contains(&version) {
         return Err(FormatError::Version {
             found: version,
             supported: VERSION,
@@ -217,6 +226,10 @@ pub fn from_bytes(bytes: &[u8]) -> Result<QuantizedNetwork, FormatError> {
         .into_iter()
         .map(|l| read_layer(l, &tensors))
         .collect::<Result<Vec<_>, _>>()?;
+    if version != version_of(&layers) {
+        let problem = format!("{version}, but what it holds is {}", version_of(&layers));
+        return Err(FormatError::invalid("format version", problem));
+    }
     let network = QuantizedNetwork {
         info: header.info,
         recipe: header.recipe,
@@ -226,6 +239,17 @@ pub fn from_bytes(bytes: &[u8]) -> Result<QuantizedNetwork, FormatError> {
     };
     network.validate()?;
     Ok(network)
+}
+
+/// The oldest version that can hold `layers`.
+fn version_of(layers: &[Layer]) -> u32 {
+    let has_levels =
+        |l: &Layer| matches!(&l.weight, Weight::Codes { qparams, .. } if qparams.levels.is_some());
+    if layers.iter().any(has_levels) {
+        VERSION
+    } else {
+        OLDEST
+    }
 }
 
 fn read_layer(header: LayerHeader, tensors: &SafeTensors) -> Result<Layer, FormatError> {
@@ -252,7 +276,11 @@ fn read_layer(header: LayerHeader, tensors: &SafeTensors) -> Result<Layer, Forma
             values: f32_values(need("weight", Dtype::F32)?),
             shape: header.shape,
         },
-        Some(CodeHeader { bits, signed }) => {
+        Some(CodeHeader {
+            bits,
+            signed,
+            levels,
+        }) => {
             let bytes = need("codes", Dtype::U8)?.to_vec();
             let codes = PackedTensor::from_bytes(bytes, &header.shape, bits, signed)?;
             let scales = f32_values(need("scale", Dtype::F32)?);
@@ -282,6 +310,7 @@ fn read_layer(header: LayerHeader, tensors: &SafeTensors) -> Result<Layer, Forma
                     bits,
                     signed,
                     affine,
+                    levels,
                 },
             }
         }
@@ -355,6 +384,7 @@ mod tests {
                     offset: 0.01 * c as f32,
                 })
                 .collect(),
+            levels: None,
         };
         let codes: Vec<i32> = (0..2 * 3 * 9).map(|i| i % 16 - 8).collect();
         QuantizedNetwork {
@@ -417,27 +447,68 @@ mod tests {
         }
     }
 
+    /// `network` with a table of levels.
+    fn with_levels() -> QuantizedNetwork {
+        let mut net = network();
+        let Weight::Codes { codes, qparams } = &mut net.layers[0].weight else {
+            unreachable!()
+        };
+        let all: Vec<i32> = (0..2 * 3 * 9).map(|i| i % 15).collect();
+        *codes = PackedTensor::pack(&all, &[2, 3, 3, 3], qparams.bits, false).unwrap();
+        qparams.signed = false;
+        qparams.levels = Some(Levels::additive_powers_of_two(qparams.bits).unwrap());
+        net
+    }
+
     #[test]
     fn round_trips_and_is_deterministic() {
-        let net = network();
-        let bytes = to_bytes(&net).unwrap();
-        assert_eq!(from_bytes(&bytes).unwrap(), net);
-        for _ in 0..5 {
-            assert_eq!(to_bytes(&net).unwrap(), bytes);
+        for net in [network(), with_levels()] {
+            let bytes = to_bytes(&net).unwrap();
+            assert_eq!(from_bytes(&bytes).unwrap(), net);
+            for _ in 0..5 {
+                assert_eq!(to_bytes(&net).unwrap(), bytes);
+            }
         }
+    }
+
+    /// A file that gives codes another meaning is not taken for one that does not, nor the other
+    /// way round: its version says which.
+    #[test]
+    fn the_version_says_whether_there_are_levels() {
+        let version = |net: &QuantizedNetwork| version_of(&net.layers);
+        assert_eq!((version(&network()), version(&with_levels())), (2, 3));
+        let mut net = with_levels();
+        let Weight::Codes { codes, qparams } = &mut net.layers[0].weight else {
+            unreachable!()
+        };
+        // The one code without a level.
+        let all = vec![15; 2 * 3 * 9];
+        *codes = PackedTensor::pack(&all, &[2, 3, 3, 3], qparams.bits, false).unwrap();
+        let e = to_bytes(&net).unwrap_err().to_string();
+        assert!(
+            e.contains("layer `stem`, levels") && e.contains("code 15"),
+            "{e}"
+        );
+        let mut net = network();
+        let q = net.activations[0].qparams.as_mut().unwrap();
+        q.affine[0].zero_point = 0;
+        q.levels = Some(Levels::new(vec![0, 1, 4]).unwrap());
+        let e = to_bytes(&net).unwrap_err().to_string();
+        assert!(e.contains("only weights"), "{e}");
     }
 
     #[test]
     fn every_flipped_byte_is_noticed_or_harmless() {
         // A flip either fails, or (white space, unordered names) leaves the same network.
-        let net = network();
-        let bytes = to_bytes(&net).unwrap();
-        for i in 0..bytes.len() {
-            for bit in [1u8, 0x10, 0x80] {
-                let mut b = bytes.clone();
-                b[i] ^= bit;
-                if let Ok(read) = from_bytes(&b) {
-                    assert_eq!(read, net, "byte {i} ^ {bit:#x} was accepted");
+        for net in [network(), with_levels()] {
+            let bytes = to_bytes(&net).unwrap();
+            for i in 0..bytes.len() {
+                for bit in [1u8, 0x10, 0x80] {
+                    let mut b = bytes.clone();
+                    b[i] ^= bit;
+                    if let Ok(read) = from_bytes(&b) {
+                        assert_eq!(read, net, "byte {i} ^ {bit:#x} was accepted");
+                    }
                 }
             }
         }
@@ -445,7 +516,7 @@ mod tests {
 
     #[test]
     fn truncation_is_refused() {
-        let bytes = to_bytes(&network()).unwrap();
+        let bytes = to_bytes(&with_levels()).unwrap();
         for n in 0..bytes.len() {
             assert!(from_bytes(&bytes[..n]).is_err(), "{n} bytes");
         }
@@ -503,7 +574,7 @@ mod tests {
 
         #[test]
         fn random_edits_never_panic(edits in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..20)) {
-            let mut bytes = to_bytes(&network()).unwrap();
+            let mut bytes = to_bytes(&with_levels()).unwrap();
             for (at, value) in edits {
                 let i = at.index(bytes.len());
                 bytes[i] = value;
