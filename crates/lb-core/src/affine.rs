@@ -302,7 +302,7 @@ mod tests {
             affine: vec![per_tensor.affine[0]; 2],
             ..per_tensor.clone()
         };
-        // The levels 0, 1 and 3 instead: no different on these values, but for 1.2.
+        // The levels 0, 1 and 3 instead: no different on these values.
         let mut levels = per_channel.clone();
         levels.levels = Some(Levels::new(vec![0, 1, 3]).unwrap());
         for q in [per_tensor, per_channel, levels] {

@@ -208,7 +208,10 @@ mod tests {
             let fitted = error(Symmetry::Affine, WeightRule::Mse);
             assert!(searched < full, "{bits} bits: {searched} against {full}");
             assert!(fitted < range, "{bits} bits: {fitted} against {range}");
-            assert!(fitted <= searched * 1.02, "{bits} bits: {fitted} > {searched}");
+            assert!(
+                fitted <= searched * 1.02,
+                "{bits} bits: {fitted} > {searched}"
+            );
         }
     }
 
@@ -237,9 +240,18 @@ mod tests {
     fn levels_themselves_are_exact() {
         let levels = apot(4);
         for (scale, offset) in [(0.5f32, 0.0f32), (0.25, 0.125)] {
-            let row: Vec<f32> = levels.as_slice().iter().map(|&l| l as f32 * scale + offset).collect();
+            let row: Vec<f32> = levels
+                .as_slice()
+                .iter()
+                .map(|&l| l as f32 * scale + offset)
+                .collect();
             let w = Tensor::<1>::from_data(row.as_slice(), &Device::flex()).reshape([1, 15]);
-            let q = qparams(w.clone(), &levels, scheme(4, Symmetry::Affine), WeightRule::Mse);
+            let q = qparams(
+                w.clone(),
+                &levels,
+                scheme(4, Symmetry::Affine),
+                WeightRule::Mse,
+            );
             let error = squared(&w, &q.unwrap());
             assert!(error < 1e-9, "{scale} {offset}: {error}");
         }

@@ -5,7 +5,7 @@ use burn::optim::{AdamConfig, GradientsParams};
 use burn::tensor::{Device, Distribution, Tensor};
 use lb_core::weight::{self, WeightRule};
 use lb_core::{Granularity, QScheme, Symmetry};
-use lb_format::{Affine, BitWidth, QParams};
+use lb_format::{Affine, BitWidth, Levels, QParams};
 
 use super::*;
 use crate::layer::{Act, Conv};
@@ -27,6 +27,20 @@ fn layers(bits: u8) -> (burn::nn::conv::Conv2d, QuantConv2d) {
     );
     let q = weight::qparams(conv.weight.val(), scheme, WeightRule::Mse).unwrap();
     (conv.clone(), QuantConv2d::quantize(conv, Some(q)))
+}
+
+#[test]
+fn what_cannot_learn_is_refused_and_says_why() {
+    let (float, _) = layers(4);
+    let bits = BitWidth::new(4).unwrap();
+    let scheme = QScheme::weight(bits, Symmetry::Affine, Granularity::PerChannel);
+    let levels = Levels::additive_powers_of_two(bits).unwrap();
+    let q = lb_core::levels::qparams(float.weight.val(), &levels, scheme, WeightRule::Mse).unwrap();
+    for (q, said) in [(Some(q), "--levels apot"), (None, "left in float")] {
+        let quantized = QuantConv2d::quantize(float.clone(), q);
+        let e = LearnedConv2d::new(&quantized, &float, Rounding::Straight).unwrap_err();
+        assert!(e.to_string().contains(said), "{e}");
+    }
 }
 
 fn max_difference(a: Tensor<4>, b: Tensor<4>) -> f32 {
