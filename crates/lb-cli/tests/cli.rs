@@ -142,10 +142,10 @@ fn additive_powers_of_two_run_in_integers_and_are_named() {
     let file = &calibrated(dir.path(), "--bits 4 --levels apot")[0];
     assert!(file.ends_with("w4a4-e8-affine-apot.lbq"), "{file}");
     let eval = |rest: &str| {
-        let o = lb(dir.path(), &format!("eval {file} --json {rest}"));
+        let o = lb(dir.path(), &format!("eval {file} --json{rest}"));
         json_lines(&o).remove(0)
     };
-    let (integer, simulated) = (eval(""), eval("--engine sim"));
+    let (integer, simulated) = (eval(""), eval(" --engine sim"));
     assert_eq!(integer["arithmetic"], "integer");
     let widths = integer["widths"].as_str().unwrap();
     assert!(

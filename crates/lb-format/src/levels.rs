@@ -1,5 +1,7 @@
 //! Levels that are not equidistant: a table of small integers between a weight's code and its value.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::{BitWidth, CodeRange, FormatError};
@@ -12,7 +14,7 @@ use crate::{BitWidth, CodeRange, FormatError};
 /// ```
 ///
 /// Integers, so that an engine that multiplies 8-bit weights runs them: it looks the codes up once,
-/// when it loads them. A file holds the codes, at their own width.
+/// when it loads them. A file holds the codes, at their own width. Copies share one table.
 ///
 /// ```
 /// use lb_format::{BitWidth, Levels};
@@ -23,7 +25,7 @@ use crate::{BitWidth, CodeRange, FormatError};
 /// ```
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Vec<i32>", into = "Vec<i32>")]
-pub struct Levels(Vec<i32>);
+pub struct Levels(Arc<[i32]>);
 
 impl Levels {
     /// Largest magnitude of a level.
@@ -45,7 +47,7 @@ impl Levels {
         let most = Self::LARGEST;
         match levels.iter().find(|&l| !(-most..=most).contains(l)) {
             Some(l) => wrong(format!("{l} is outside −{most}..={most}")),
-            None => Ok(Self(levels)),
+            None => Ok(Self(levels.into())),
         }
     }
 
@@ -176,7 +178,7 @@ impl TryFrom<Vec<i32>> for Levels {
 
 impl From<Levels> for Vec<i32> {
     fn from(levels: Levels) -> Self {
-        levels.0
+        levels.0.to_vec()
     }
 }
 
