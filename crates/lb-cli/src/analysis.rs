@@ -6,13 +6,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use burn::tensor::Device;
+use lb_data::ImageSet;
 use lb_engine::Plan;
 use lb_engine::timing::Stopwatch;
 use lb_format::{BitWidth, QuantizedNetwork};
 use lb_resnet::assign::{FileBytes, LayerTimes};
 use lb_resnet::candidates;
+use lb_resnet::model::QuantNet;
 use lb_resnet::ptq::{self, Options};
-use lb_resnet::sensitivity::{self, Sensitivity};
+use lb_resnet::sensitivity::{self, Measured, Place, Sensitivity};
 
 use crate::calibrated::Calibrated;
 use crate::engine::{self, Planned};
@@ -32,6 +34,8 @@ pub struct Analysis {
     pub bytes: FileBytes,
     /// Networks of one width each.
     uniform: Vec<(BitWidth, QuantizedNetwork)>,
+    nets: Vec<(BitWidth, QuantNet)>,
+    set: ImageSet,
     pixels: Vec<u8>,
 }
 
@@ -61,10 +65,8 @@ impl Analysis {
         let drawn = &calibrated.drawn;
         let some: Vec<usize> = (0..images.min(drawn.len())).collect();
         let set = drawn.subset(&some);
-        let trials = sensitivity::Analysis::new(&calibrated.folded, nets);
-        let bar = Images::new("sensitivity", trials.trials() * set.len());
-        let normalization = calibrated.model.checkpoint.normalization();
-        let places = trials.run(&set, &normalization, device, &mut |done| bar.set(done))?;
+        let trials = sensitivity::Analysis::new(&calibrated.folded, nets.clone());
+        let places = run(calibrated, &trials, &set, device)?.places;
         let pixels: Vec<u8> = (set.pixels().iter().copied().cycle())
             .take(TIMED * set.image_bytes())
             .collect();
@@ -72,8 +74,30 @@ impl Analysis {
             places,
             bytes: FileBytes::measure(&uniform)?,
             uniform,
+            nets,
+            set,
             pixels,
         })
+    }
+
+    /// What changing single places of `base` does: those trials that `keep` accepts.
+    ///
+    /// # Errors
+    /// If the device fails, or it is interrupted.
+    pub fn around(
+        &self,
+        calibrated: &Calibrated,
+        base: QuantNet,
+        keep: &dyn Fn(&Place, BitWidth) -> bool,
+        device: &Device,
+    ) -> Result<Measured> {
+        let trials = sensitivity::Analysis::new(&calibrated.folded, self.nets.clone());
+        run(
+            calibrated,
+            &trials.around(base).only(keep),
+            &self.set,
+            device,
+        )
     }
 
     /// One of the networks that places were taken from: its graph is that of all.
@@ -147,6 +171,17 @@ impl Analysis {
         }
         Ok(stopwatch)
     }
+}
+
+fn run(
+    calibrated: &Calibrated,
+    trials: &sensitivity::Analysis,
+    set: &ImageSet,
+    device: &Device,
+) -> Result<Measured> {
+    let bar = Images::new("sensitivity", trials.trials() * set.len());
+    let normalization = calibrated.model.checkpoint.normalization();
+    Ok(trials.run(set, &normalization, device, &mut |done| bar.set(done))?)
 }
 
 fn plan(network: &QuantizedNetwork) -> Result<Arc<Plan>> {

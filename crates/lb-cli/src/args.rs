@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::builder::RangedU64ValueParser;
 use clap::{Parser, Subcommand, ValueEnum};
 use lb_format::BitWidth;
+use lb_nn::learned::Rounding;
 use lb_resnet::model::{Arch, Shortcut};
 use lb_resnet::ptq::{LevelSet, Method, Widths};
 
@@ -220,6 +221,10 @@ pub struct CalibrateArgs {
     /// For a target of size or drop: most bits that an activation value may have on average
     #[arg(long, value_name = "BITS", value_parser = mean_bits, conflicts_with = "target_latency")]
     pub mean_activation_bits: Option<f64>,
+    /// For a target of size or latency: most rounds in which places move to the next width, with
+    /// losses measured around the network that was found
+    #[arg(long, default_value_t = 0, value_name = "ROUNDS")]
+    pub refine: usize,
     /// Least bits of the first convolution, its image, the final linear and its input; or `same`
     /// [default: 8; for a target `same`, so that they compete]
     #[arg(long, value_parser = floor)]
@@ -236,6 +241,15 @@ pub struct CalibrateArgs {
     /// wider edge layers stay uniform)
     #[arg(long, default_value = "uniform")]
     pub levels: LevelSet,
+    /// Iterations of reconstruction a block, for brecq [default: 200; of adaround 800]
+    #[arg(long, value_parser = at_least_one(1_000_000))]
+    pub iterations: Option<usize>,
+    /// How brecq rounds while it learns: straight (through, as LSQ) or adaround [default: straight]
+    #[arg(long)]
+    pub rounding: Option<Rounding>,
+    /// Steps of end-to-end tuning, for brecq+kl [default: 400]
+    #[arg(long, value_parser = at_least_one(1_000_000))]
+    pub steps: Option<usize>,
     /// Correct biases for the mean shift of quantized weights
     #[arg(long)]
     pub bias_correction: bool,
@@ -339,7 +353,7 @@ pub struct FinetuneArgs {
     #[arg(long, default_value_t = 64, value_parser = at_least_one(4096))]
     pub batch: usize,
     /// Peak learning rate, in quantization steps
-    #[arg(long, default_value_t = 0.01)]
+    #[arg(long, default_value_t = 0.03)]
     pub lr: f64,
     /// Softens the classes that the float network teaches
     #[arg(long, default_value_t = 2.0)]

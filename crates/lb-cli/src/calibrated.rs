@@ -12,7 +12,7 @@ use lb_resnet::ptq::{self, Calibration, Options, UnitReport};
 
 use crate::model_file::Model;
 use crate::progress::Images;
-use crate::refining::Refining;
+use crate::refining::{Effort, Refining};
 use crate::subject::Packed;
 
 /// A model, folded and observed.
@@ -26,6 +26,8 @@ pub struct Calibrated {
     statistics: Calibration,
     seed: u64,
     device: Device,
+    /// How much refinement does.
+    pub effort: Effort,
 }
 
 impl Calibrated {
@@ -58,6 +60,7 @@ impl Calibrated {
             statistics,
             seed,
             device: device.clone(),
+            effort: Effort::default(),
         })
     }
 
@@ -88,6 +91,7 @@ impl Calibrated {
             drawn: &self.drawn,
             normalization: self.model.checkpoint.normalization(),
             seed: self.seed,
+            effort: self.effort,
             device: &self.device,
         };
         refining.run(net, options, partial)
@@ -119,7 +123,7 @@ impl Calibrated {
         options: &Options,
     ) -> Result<(QuantizedNetwork, Vec<u8>)> {
         let recipe = Recipe {
-            method: options.method.to_string(),
+            method: format!("{}{}", options.method, self.effort.suffix(options.method)),
             widths: options.to_string(),
             calibrated_on: self.drawn.source().into(),
             samples: self.drawn.len(),

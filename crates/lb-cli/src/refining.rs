@@ -7,14 +7,53 @@ use anyhow::Result;
 use burn::tensor::Device;
 use lb_data::{ImageSet, Normalization};
 use lb_format::NetworkInfo;
+use lb_nn::learned::Rounding;
 use lb_resnet::ResnetError;
 use lb_resnet::model::{FoldedNet, QuantNet};
 use lb_resnet::ptq::{
-    self, DistillConfig, DistillProgress, Distillation, Options, Partial, RefineMonitor,
-    RefineProgress, UnitReport,
+    self, DistillConfig, DistillProgress, Distillation, Method, Options, Partial,
+    ReconstructConfig, RefineMonitor, RefineProgress, Refinement, UnitReport,
 };
 
 use crate::progress::Steps;
+
+/// How much is done, where that is not the default.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Effort {
+    /// Iterations of reconstruction a unit.
+    pub iterations: Option<usize>,
+    /// How it rounds.
+    pub rounding: Option<Rounding>,
+    /// Steps of end-to-end tuning.
+    pub steps: Option<usize>,
+}
+
+impl Effort {
+    /// What of it is not the default and matters to `method`, as in `-adaround-i100-s50`.
+    pub fn suffix(self, method: Method) -> String {
+        let mut suffix = String::new();
+        if method.refinement(0).reconstruct.is_some() {
+            let rounding = self.rounding.filter(|r| *r != Rounding::default());
+            suffix += &rounding.map_or(String::new(), |r| format!("-{r}"));
+            suffix += &self.iterations.map_or(String::new(), |n| format!("-i{n}"));
+        }
+        if method.distills() {
+            suffix += &self.steps.map_or(String::new(), |n| format!("-s{n}"));
+        }
+        suffix
+    }
+
+    fn refinement(self, options: &Options, seed: u64) -> Refinement {
+        let mut refinement = options.method.refinement(seed);
+        if let Some(config) = &mut refinement.reconstruct {
+            if let Some(rounding) = self.rounding {
+                *config = ReconstructConfig::new(rounding, seed);
+            }
+            config.iterations = self.iterations.unwrap_or(config.iterations);
+        }
+        refinement
+    }
+}
 
 /// Everything that refinement reads.
 pub struct Refining<'a> {
@@ -23,6 +62,7 @@ pub struct Refining<'a> {
     pub drawn: &'a ImageSet,
     pub normalization: Normalization,
     pub seed: u64,
+    pub effort: Effort,
     pub device: &'a Device,
 }
 
@@ -38,7 +78,7 @@ impl Refining<'_> {
         options: &Options,
         partial: Option<&Path>,
     ) -> Result<(QuantNet, Vec<UnitReport>)> {
-        let refinement = options.method.refinement(self.seed);
+        let refinement = self.effort.refinement(options, self.seed);
         if !refinement.correct && refinement.reconstruct.is_none() {
             return Ok((net, Vec::new()));
         }
@@ -48,7 +88,12 @@ impl Refining<'_> {
                 let pixels = self.drawn.pixels();
                 let path = path.to_owned();
                 Some(Partial::new(
-                    path, &net, self.info, options, pixels, self.seed,
+                    path,
+                    &net,
+                    self.info,
+                    options,
+                    &refinement,
+                    pixels,
                 )?)
             }
         };
@@ -94,7 +139,8 @@ impl Refining<'_> {
 
     /// End-to-end tuning on the calibration images.
     fn tune(&self, net: &QuantNet, options: &Options) -> Result<QuantNet> {
-        let config = DistillConfig::on_calibration_images(self.drawn.len(), self.seed);
+        let mut config = DistillConfig::on_calibration_images(self.drawn.len(), self.seed);
+        config.steps = self.effort.steps.unwrap_or(config.steps);
         let mut tuning = Distillation::new(
             net,
             self.folded,

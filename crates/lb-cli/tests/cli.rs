@@ -60,6 +60,11 @@ fn misunderstandings_exit_with_2() {
         ("bench --threads 0", "1..=1024"),
         ("calibrate --method brcq", "lbtorch"),
         ("calibrate --levels powers", "uniform or apot"),
+        ("calibrate --target-size 80", "80kB"),
+        ("calibrate --target-drop 101", "percentage points"),
+        ("calibrate --target-latency 1kB", "150us"),
+        ("analyze --bits 9", "1 to 8 or 16"),
+        ("analyze --samples 0", "1..="),
         ("train --arch vgg", "resnet20-wide"),
         ("train --shortcut c", "1×1 convolution"),
     ] {
@@ -81,6 +86,10 @@ fn the_built_in_network_is_calibrated_and_evaluated() {
     assert_eq!(lines[0]["bytes"], bytes);
     assert!(bytes < 165_000, "{bytes}");
     assert_eq!(lines[0]["layers"].as_array().unwrap().len(), 20);
+    assert_eq!(lines[0]["arithmetic"], "simulated");
+    let d = |i: usize, key: &str| lines[i]["divergence"][key].as_f64().unwrap();
+    assert_eq!((d(0, "images"), d(1, "images")), (32.0, 32.0));
+    assert!(0.0 < d(0, "kl") && d(0, "kl") < d(1, "kl"), "{lines:?}");
 
     let again = lb(dir.path(), "calibrate --bits 4 --samples 32 --out again");
     assert!(again.status.success(), "{}", stderr(&again));
@@ -279,6 +288,127 @@ fn inspect_prints_the_graph_and_the_kernels() {
     assert_eq!(row("activation stem_act")[5], "8");
     assert_eq!(row("shortcut, stride 2, 64 channels")[4], "64×8×8");
     assert_eq!(row("linear linear")[4], "10×1×1");
+}
+
+#[test]
+fn analysis_has_a_line_for_every_place_and_width() {
+    let dir = tempfile::tempdir().unwrap();
+    let lines = json_lines(&lb(dir.path(), "analyze --bits 8,2 --samples 8 --json"));
+    // 20 weights and 20 activations of ResNet-20.
+    assert_eq!(lines.len(), 2 * 40);
+    let sum = |bits: u64| -> f64 {
+        let of = lines.iter().filter(|l| l["bits"] == bits);
+        of.map(|l| l["kl"].as_f64().unwrap()).sum()
+    };
+    assert!(sum(2) > 10.0 * sum(8), "{} {}", sum(2), sum(8));
+    for l in &lines {
+        assert_eq!(
+            (&l["images"], &l["arithmetic"]),
+            (&8.into(), &"simulated".into())
+        );
+        let weight = l["kind"] == "weight";
+        assert_eq!(l["bytes"].is_u64(), weight, "{l}");
+        assert_eq!(l["us_by_input_bits"].is_object(), weight, "{l}");
+        if weight {
+            assert!(l["us_by_input_bits"]["2"].as_f64().unwrap() > 0.0, "{l}");
+        }
+    }
+    // The same again, but for times.
+    let line = "analyze --bits 2,8 --samples 8 --no-time --json";
+    let again = json_lines(&lb(dir.path(), line));
+    for (a, b) in lines.iter().zip(&again) {
+        assert!(b["us_by_input_bits"].is_null());
+        assert_eq!(
+            (&a["place"], &a["bits"], &a["kl"]),
+            (&b["place"], &b["bits"], &b["kl"])
+        );
+    }
+    let o = lb(dir.path(), "analyze --bits 2,8 --samples 8");
+    let said = String::from_utf8_lossy(&o.stdout);
+    assert!(
+        said.contains("blocks.8.conv2") && said.contains("simulated"),
+        "{said}"
+    );
+    let o = lb(dir.path(), "analyze --method lbtorch --samples 8");
+    assert_eq!(o.status.code(), Some(1));
+    assert!(stderr(&o).contains("float"), "{}", stderr(&o));
+}
+
+#[test]
+fn targets_are_met_or_the_nearest_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let run = |rest: &str| {
+        lb(
+            dir.path(),
+            &format!("calibrate --samples 24 --bits 2,4,8 --refine 0 {rest}"),
+        )
+    };
+    let targets = "--target-size 120kB,0.2MB --target-drop 50 --target-latency 1s --json";
+    let lines = json_lines(&run(targets));
+    let targets: Vec<&str> = lines
+        .iter()
+        .map(|l| l["target"]["target"].as_str().unwrap())
+        .collect();
+    assert_eq!(targets, ["120kB", "0.2MB", "drop50", "1s"]);
+    let bytes = |i: usize| lines[i]["bytes"].as_u64().unwrap();
+    let kl = |i: usize| lines[i]["divergence"]["kl"].as_f64().unwrap();
+    assert!(bytes(0) <= 120_000 && bytes(0) > 100_000, "{}", bytes(0));
+    assert!(bytes(1) <= 200_000 && bytes(1) > bytes(0));
+    assert!(kl(1) < kl(0));
+    let flips = lines[2]["divergence"]["flips"].as_u64().unwrap();
+    assert!(flips * 2 <= 24 && bytes(2) < bytes(1), "{flips}");
+    // A second is enough for the most bits everywhere.
+    assert_eq!(lines[3]["target"]["mean_weight_bits"], 8.0);
+    assert!(lines[3]["target"]["us"].as_f64().unwrap() < 1e6);
+
+    let file = dir.path().join(lines[0]["file"].as_str().unwrap());
+    let name = file.file_name().unwrap().to_string_lossy();
+    assert!(name.starts_with("resnet20-mixed-120kB-w"), "{name}");
+    assert_eq!(std::fs::metadata(&file).unwrap().len(), bytes(0));
+    let o = lb(dir.path(), &format!("eval {} --json", file.display()));
+    let row = &json_lines(&o)[0];
+    assert_eq!(row["arithmetic"], "integer");
+    assert!(
+        row["widths"].as_str().unwrap().starts_with("mixed W"),
+        "{row}"
+    );
+    let o = lb(dir.path(), &format!("inspect {}", file.display()));
+    let said = String::from_utf8_lossy(&o.stdout);
+    assert!(said.contains("quantized:     mixed W"), "{said}");
+
+    // At a mean of activation bits, with moves, and for people.
+    let line = "--bits 2,4 --refine 1 --target-size 120kB,1kB --mean-activation-bits 3";
+    let o = lb(dir.path(), &format!("calibrate --samples 8 {line}"));
+    let said = String::from_utf8_lossy(&o.stdout);
+    assert!(
+        said.contains("predicted") && said.contains("A3.0"),
+        "{said}"
+    );
+    // The second target cannot be met, and the first one is written all the same.
+    assert_eq!(o.status.code(), Some(1));
+    assert!(stderr(&o).contains("1kB"), "{}", stderr(&o));
+
+    let few = lb(
+        dir.path(),
+        "calibrate --samples 24 --bits 1 --target-drop 0",
+    );
+    for (o, said) in [
+        (
+            run("--target-size 10kB"),
+            "smallest file of these widths has",
+        ),
+        (run("--target-latency 1ns"), "fastest widths of these take"),
+        (few, "of 24 calibration images"),
+        (
+            run("--target-size 90kB --mean-activation-bits 1.5"),
+            "an activation value has 2.00",
+        ),
+        (run("--mean-activation-bits 3"), "--target-size"),
+        (run("--target-size 90kB --method lbtorch"), "another method"),
+    ] {
+        assert_eq!(o.status.code(), Some(1), "{said}");
+        assert!(stderr(&o).contains(said), "{said}: {}", stderr(&o));
+    }
 }
 
 #[cfg(unix)]

@@ -51,13 +51,8 @@ pub fn quantize<const D: usize>(x: Tensor<D>, q: &QParams) -> Tensor<D> {
 
 /// `(x − offset) / scale`
 fn steps<const D: usize>(x: Tensor<D>, q: &QParams) -> Tensor<D> {
-    match per_tensor(q) {
-        Some(a) => x.sub_scalar(a.offset).div_scalar(a.scale),
-        None => {
-            let p = Broadcast::<D>::new(q, &x.device());
-            (x - p.offset) / p.scale
-        }
-    }
+    let p = Broadcast::<D>::new(q, &x.device());
+    (x - p.offset) / p.scale
 }
 
 /// The codes of the nearest levels: how many boundaries lie below. A pass for each, so this is for
@@ -137,14 +132,15 @@ pub fn fake_quantize<const D: usize>(x: Tensor<D>, q: &QParams) -> Tensor<D> {
     clipped.clone() + (quantized - clipped).detach()
 }
 
+/// The one map of a whole tensor, if its codes are equidistant: what can be done with scalars.
 fn per_tensor(q: &QParams) -> Option<Affine> {
-    match q.affine.as_slice() {
-        [a] => Some(*a),
+    match (q.affine.as_slice(), &q.levels) {
+        ([a], None) => Some(*a),
         _ => None,
     }
 }
 
-/// Per-channel parameters of shape `[C, 1, …, 1]`.
+/// Parameters of shape `[C, 1, …, 1]`, `C = 1` if one map is for all.
 struct Broadcast<const D: usize> {
     scale: Tensor<D>,
     zero_point: Tensor<D>,

@@ -60,7 +60,7 @@ impl Stopwatch {
         for m in &mut self.0 {
             let bytes = m.session.plan().image_bytes();
             let batch = images.len() / bytes;
-            if batch == 0 || images.len() % bytes != 0 {
+            if batch == 0 || !images.len().is_multiple_of(bytes) {
                 return Err(EngineError::Size {
                     what: "images",
                     found: images.len(),

@@ -128,7 +128,7 @@ impl<'a> Reference<'a> {
         }
         let mut reference = Self {
             set,
-            normalization: normalization.clone(),
+            normalization: *normalization,
             device: device.clone(),
             logits: Vec::new(),
         };

@@ -8,7 +8,9 @@
 //!
 //! What this does not see: how places hurt each other. Losses of single places are taken to add up,
 //! which holds while they are small: to second order, KL is a quadratic form of the change of the
-//! logits, and independent changes add. Few bits everywhere are worse than the sum says.
+//! logits, and independent changes add. Few bits everywhere are worse than the sum says. So trials
+//! can also start from a network that is quantized already ([`Analysis::around`]): what changing one
+//! of its places gains or loses, with all others as they are.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -81,12 +83,25 @@ impl Sensitivity {
     }
 }
 
+/// What trials showed.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Measured {
+    /// Of the network that trials start from: nothing for the float network.
+    pub base: Divergence,
+    /// Of every place.
+    pub places: Vec<Sensitivity>,
+}
+
 /// Trials to run: every place of a network at every width.
 pub struct Analysis {
     /// The folded network, in the quantized network's type: nothing is rounded.
     float: QuantNet,
+    /// What trials start from, if that is not the float network.
+    base: Option<QuantNet>,
     widths: Vec<(BitWidth, Parts)>,
     places: Vec<Spot>,
+    /// Places and widths by number, place by place.
+    trials: Vec<(usize, usize)>,
 }
 
 struct Spot {
@@ -119,16 +134,35 @@ impl Analysis {
             segment: segment_of(&place.path, head),
             place,
         });
+        let places: Vec<Spot> = places.collect();
+        let all = (0..places.len()).flat_map(|p| (0..widths.len()).map(move |w| (p, w)));
         Self {
+            trials: all.collect(),
             float,
-            places: places.collect(),
+            base: None,
+            places,
             widths,
         }
     }
 
+    /// Starts from `base` instead of the float network, which stays what logits are compared with.
+    #[must_use]
+    pub fn around(mut self, base: QuantNet) -> Self {
+        self.base = Some(base);
+        self
+    }
+
+    /// Leaves out the trials that `keep` refuses.
+    #[must_use]
+    pub fn only(mut self, keep: impl Fn(&Place, BitWidth) -> bool) -> Self {
+        let (places, widths) = (&self.places, &self.widths);
+        (self.trials).retain(|&(p, w)| keep(&places[p].place, widths[w].0));
+        self
+    }
+
     /// Number of trials.
     pub fn trials(&self) -> usize {
-        self.places.len() * self.widths.len()
+        self.trials.len()
     }
 
     /// Runs them on `set`. `progress` is told how many images went through trials, of
@@ -142,33 +176,38 @@ impl Analysis {
         normalization: &Normalization,
         device: &Device,
         progress: &mut dyn FnMut(usize) -> bool,
-    ) -> Result<Vec<Sensitivity>, ResnetError> {
+    ) -> Result<Measured, ResnetError> {
         if set.is_empty() {
             return Err(ResnetError::Invalid(
                 "an analysis needs at least one image".into(),
             ));
         }
+        let start = self.start();
         let mut values: BTreeMap<String, u64> = BTreeMap::new();
-        let mut float = Vec::new();
+        let (mut float, mut base) = (Vec::new(), Vec::new());
         let mut logits = vec![Vec::new(); self.trials()];
         let mut done = 0;
         for (from, n) in spans(set.len(), BATCH) {
             let mut x = images(set, from, n, normalization, device);
-            let mut inputs = Vec::with_capacity(self.float.segments());
-            for i in 0..self.float.segments() {
+            float.extend(host(self.float.forward(x.clone()))?);
+            let mut inputs = Vec::with_capacity(start.segments());
+            for i in 0..start.segments() {
                 inputs.push(x.clone());
-                x = self.float.segment(i, x, &mut |seen, name, y| {
+                x = start.segment(i, x, &mut |seen, name, y| {
                     if seen == Seen::ActOutput {
                         values.insert(name.into(), (y.shape().num_elements() / n) as u64);
                     }
                     y
                 });
             }
-            float.extend(host(x.flatten(1, 3))?);
-            for (i, logits) in logits.iter_mut().enumerate() {
-                let spot = &self.places[i / self.widths.len()];
-                let (_, parts) = &self.widths[i % self.widths.len()];
-                logits.extend(host(self.trial(spot, parts, &inputs[spot.segment]))?);
+            base.extend(host(x.flatten(1, 3))?);
+            for (&(p, w), logits) in self.trials.iter().zip(&mut logits) {
+                let spot = &self.places[p];
+                logits.extend(host(self.trial(
+                    spot,
+                    &self.widths[w].1,
+                    &inputs[spot.segment],
+                ))?);
                 done += n;
                 if !progress(done) {
                     return Err(ResnetError::Invalid("interrupted".into()));
@@ -176,25 +215,30 @@ impl Analysis {
             }
         }
         let classes = float.len() / set.len();
-        let of_trial = |i: usize| Divergence::of(&float, &logits[i], classes);
-        let sensitivity = |(i, spot): (usize, &Spot)| {
-            let mut place = spot.place.clone();
-            if place.kind == PlaceKind::Activation {
-                place.values = values.get(&place.path).copied().unwrap_or(0);
-            }
-            let first = i * self.widths.len();
-            let widths = self.widths.iter().enumerate();
-            Sensitivity {
-                place,
-                widths: widths
-                    .map(|(w, &(bits, _))| WidthLoss {
-                        bits,
-                        divergence: of_trial(first + w),
-                    })
-                    .collect(),
-            }
-        };
-        Ok(self.places.iter().enumerate().map(sensitivity).collect())
+        let mut places: Vec<Sensitivity> = (self.places.iter())
+            .map(|spot| {
+                let mut place = spot.place.clone();
+                if place.kind == PlaceKind::Activation {
+                    place.values = values.get(&place.path).copied().unwrap_or(0);
+                }
+                let widths = Vec::new();
+                Sensitivity { place, widths }
+            })
+            .collect();
+        for (&(p, w), logits) in self.trials.iter().zip(&logits) {
+            places[p].widths.push(WidthLoss {
+                bits: self.widths[w].0,
+                divergence: Divergence::of(&float, logits, classes),
+            });
+        }
+        Ok(Measured {
+            base: Divergence::of(&float, &base, classes),
+            places,
+        })
+    }
+
+    fn start(&self) -> &QuantNet {
+        self.base.as_ref().unwrap_or(&self.float)
     }
 
     /// Logits with one place from `parts`, from the part with that place on.
@@ -203,12 +247,13 @@ impl Analysis {
             path: &spot.place.path,
             parts,
         };
-        let net = self.float.clone();
+        let start = self.start();
+        let net = start.clone();
         let net = net.rewrite(&mut swap).unwrap_or_else(|e| match e {});
         let look = &mut |_, _: &str, x| x;
         let first = net.segment(spot.segment, x.clone(), look);
-        let rest = spot.segment + 1..self.float.segments();
-        rest.fold(first, |x, i| self.float.segment(i, x, look))
+        let rest = spot.segment + 1..start.segments();
+        rest.fold(first, |x, i| start.segment(i, x, look))
             .flatten(1, 3)
     }
 }
@@ -381,6 +426,8 @@ mod tests {
                 })
                 .unwrap();
             assert_eq!(last, analysis.trials() * set.len());
+            assert_eq!((found.base.kl, found.base.flips), (0.0, 0));
+            let found = found.places;
             // The stem and two convolutions in each of three blocks, shortcuts, and the linear;
             // the image, the stem, two activations a block but the last one, and the pooled values.
             let shortcuts = if shortcut == Shortcut::B { 2 } else { 0 };
@@ -395,10 +442,8 @@ mod tests {
             assert_eq!(of("stem").place.values, 432);
             assert_eq!(of("stem_act").place.values, 16 * 32 * 32);
             assert_eq!(of("pooled").place.values, 64);
-            assert_eq!(
-                analysis.run(&set, &n, &device, &mut |_| true).unwrap(),
-                found
-            );
+            let again = analysis.run(&set, &n, &device, &mut |_| true).unwrap();
+            assert_eq!(again.places, found);
             assert!(analysis.run(&set, &n, &device, &mut |_| false).is_err());
 
             // The shortcut through the float prefix is what the whole network gives.
@@ -415,6 +460,23 @@ mod tests {
                 let found = of(path).widths[0].divergence;
                 assert!((whole.kl - found.kl).abs() < 1e-5, "{path}: {whole:?}");
             }
+
+            // Around a network of 4 bits, putting a place at 4 bits changes nothing.
+            let (four, base) = nets[1].clone();
+            let whole = reference.divergence(&base, &mut |_| true).unwrap();
+            let around = Analysis::new(&folded, nets.clone())
+                .around(base)
+                .only(|place, bits| bits == four || place.path == "blocks.1.conv1");
+            assert_eq!(around.trials(), found.len() + 2);
+            let around = around.run(&set, &n, &device, &mut |_| true).unwrap();
+            assert!((around.base.kl - whole.kl).abs() < 1e-5, "{whole:?}");
+            for s in &around.places {
+                assert_eq!(s.kl(four), Some(around.base.kl), "{s:?}");
+            }
+            let body = |s: &&Sensitivity| s.place.path == "blocks.1.conv1";
+            let body = around.places.iter().find(body).unwrap();
+            assert_eq!(body.widths.len(), 3);
+            assert!(body.widths[0].divergence.kl > body.widths[2].divergence.kl);
         }
     }
 }

@@ -18,7 +18,7 @@ use lb_data::{ImageSet, Split};
 use lb_format::{BitWidth, QuantizedNetwork};
 use lb_resnet::checkpoint::{Checkpoint, normalization};
 use lb_resnet::model::{self, FoldedNet, Shortcut};
-use lb_resnet::ptq::{self, Calibration, LevelSet, Options};
+use lb_resnet::ptq::{self, Assigned, Calibration, LevelSet, Options};
 use pretrained::{clean, import};
 
 /// The widths that the issue asks for.
@@ -88,6 +88,52 @@ fn random_networks_give_the_same_codes() {
         for options in cases {
             let what = format!("resnet8 {shortcut}, {options}");
             let found = compare(&observed.pack(&options), &set, 48);
+            found.print(&what);
+            found.assert_ties(&what);
+            assert_eq!(found.same_class, found.images, "{what}");
+        }
+    }
+}
+
+/// Every width beside every other: weights and activations of neighbouring places differ, and all
+/// widths that the engine holds in other types meet.
+#[test]
+fn mixed_networks_give_the_same_codes() {
+    let device = Device::flex();
+    for shortcut in [Shortcut::A, Shortcut::B] {
+        let arch: model::Arch = "resnet8".parse().unwrap();
+        let set = test_data::calibration_images(96);
+        let float = Checkpoint {
+            net: test_data::network(arch, shortcut, &device),
+            info: test_data::info(arch.name, shortcut),
+            training: Default::default(),
+        };
+        let observed = Observed::new(float, &set);
+        let set = set.subset(&(0..48).collect::<Vec<_>>());
+        let places = observed.pack(&options("8"));
+        for (from, step) in [(0, 1), (4, 2), (8, 5)] {
+            let mut at = from;
+            let mut assigned = |values| {
+                at += step;
+                let bits = BitWidth::ALL[at % BitWidth::ALL.len()];
+                Assigned { bits, values }
+            };
+            let mut options = options("8");
+            for layer in &places.layers {
+                let values = layer.weight.shape().iter().product::<usize>() as u64;
+                let weights = &mut options.assignment.weights;
+                weights.insert(layer.name.clone(), assigned(values));
+            }
+            for act in places.activations.iter().filter(|a| a.qparams.is_some()) {
+                let activations = &mut options.assignment.activations;
+                activations.insert(act.name.clone(), assigned(1));
+            }
+            let what = format!("resnet8 {shortcut}, {options}");
+            let network = observed.pack(&options);
+            let bytes = lb_format::file::to_bytes(&network).unwrap();
+            let read = lb_format::file::from_bytes(&bytes).unwrap();
+            assert_eq!(read, network);
+            let found = compare(&read, &set, 48);
             found.print(&what);
             found.assert_ties(&what);
             assert_eq!(found.same_class, found.images, "{what}");

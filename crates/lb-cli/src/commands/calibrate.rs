@@ -1,5 +1,6 @@
 //! `lb calibrate`
 
+mod improve;
 mod target;
 
 use std::collections::BTreeMap;
@@ -13,12 +14,13 @@ use lb_resnet::divergence::{Divergence, Reference};
 use lb_resnet::ptq::{self, Assignment, Method, Options};
 use lb_resnet::report::{self, LayerReport};
 
-use self::target::Met;
+use self::target::{Met, Search, Target};
 use crate::args::CalibrateArgs;
 use crate::calibrated::Calibrated;
 use crate::commands::import::parameters;
-use crate::model_file::{self, Model, Place};
+use crate::model_file::{self, Place};
 use crate::progress::Images;
+use crate::refining::Effort;
 use crate::table::{Rows, percent, thousands};
 
 pub fn run(args: &CalibrateArgs) -> Result<()> {
@@ -46,7 +48,13 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
         .out
         .clone()
         .unwrap_or_else(|| model.place.quantized_folder());
-    let calibrated = Calibrated::new(model, &train, draw, &device)?;
+    let mut calibrated = Calibrated::new(model, &train, draw, &device)?;
+    calibrated.effort = Effort {
+        iterations: args.iterations,
+        rounding: args.rounding,
+        steps: args.steps,
+    };
+    let calibrated = calibrated;
     let Calibrated {
         model,
         folded,
@@ -84,9 +92,26 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
         Reference::new(folded, drawn, &normalization, &device, &mut watch)?
     };
     let (mut columns, mut mixed) = (Vec::new(), Vec::new());
-    for (options, met) in wanted(args, &calibrated, &reference, &device)? {
+    let search = match args.has_targets() {
+        true => Some(Search::new(args, &calibrated, &reference, &device)?),
+        false => None,
+    };
+    // A target that cannot be met ends the work, but what was written before it is still shown.
+    let mut failed = None;
+    for wanted in wanted(args) {
+        let (options, met) = match (wanted, &search) {
+            (Wanted::Options(options), _) => (options, None),
+            (Wanted::Target(target), Some(search)) => match search.meet(&target) {
+                Ok(met) => (met.options.clone(), Some(met)),
+                Err(e) => {
+                    failed = Some(e);
+                    break;
+                }
+            },
+            (Wanted::Target(_), None) => unreachable!("there is a search if there are targets"),
+        };
         let start = Instant::now();
-        let path = out.join(file_name(model, &options, met.as_ref()));
+        let path = out.join(file_name(&calibrated, &options, met.as_ref()));
         let (net, units) = calibrated.refine(&options, Some(&path.with_extension("partial")))?;
         let seconds = start.elapsed().as_secs_f64();
         let (network, bytes) = calibrated.pack_net(&net, &options)?;
@@ -130,6 +155,9 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
             None => columns.push((options.widths.to_string(), layers)),
         }
     }
+    if let Some(e) = failed.take_if(|_| args.json || columns.is_empty()) {
+        return Err(e);
+    }
     if !args.json {
         println!(
             "float:       {} bytes of parameters",
@@ -155,25 +183,24 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
         print_layers(&columns);
         println!("\nnext: {}", next(args, &out));
     }
-    Ok(())
+    failed.map_or(Ok(()), Err)
 }
 
-/// What is to be written: a file for each width, or one for each target.
-fn wanted(
-    args: &CalibrateArgs,
-    calibrated: &Calibrated,
-    reference: &Reference,
-    device: &burn::tensor::Device,
-) -> Result<Vec<(Options, Option<Met>)>> {
+/// A file to write.
+enum Wanted {
+    /// Of these options.
+    Options(Options),
+    /// With widths that are to be found.
+    Target(Target),
+}
+
+/// What is to be written: a file for each target, or one for each width.
+fn wanted(args: &CalibrateArgs) -> Vec<Wanted> {
     if args.has_targets() {
-        let met = target::meet(args, calibrated, reference, device)?;
-        return Ok((met.into_iter())
-            .map(|met| (met.options.clone(), Some(met)))
-            .collect());
+        let targets = target::targets(args).into_iter();
+        return targets.map(Wanted::Target).collect();
     }
-    Ok((of_widths(args).into_iter())
-        .map(|options| (options, None))
-        .collect())
+    (of_widths(args).into_iter()).map(Wanted::Options).collect()
 }
 
 /// One width for all, each of those asked for.
@@ -203,8 +230,8 @@ fn next(args: &CalibrateArgs, out: &Path) -> String {
 
 /// `resnet20-w2a4-e8-mse.lbq`, or `resnet20-mixed-80kB-w2.7a8.0-mse.lbq`; everything that the command
 /// line can change is in the name, but the widths that a target may choose from.
-fn file_name(model: &Model, o: &Options, met: Option<&Met>) -> PathBuf {
-    let mut name = model.checkpoint.info.arch.clone();
+fn file_name(calibrated: &Calibrated, o: &Options, met: Option<&Met>) -> PathBuf {
+    let mut name = calibrated.model.checkpoint.info.arch.clone();
     if let Some(met) = met {
         let (weights, activations) = o.assignment.mean_bits();
         name += &format!("-mixed-{}-w{weights:.1}a{activations:.1}", met.target);
@@ -220,7 +247,7 @@ fn file_name(model: &Model, o: &Options, met: Option<&Met>) -> PathBuf {
             name += &format!("-r{bits}");
         }
     }
-    name += &format!("-{}", o.method);
+    name += &format!("-{}{}", o.method, calibrated.effort.suffix(o.method));
     if !o.levels.is_uniform() {
         name += &format!("-{}", o.levels);
     }
@@ -249,12 +276,13 @@ fn print_targets(mixed: &[Mixed], layers: &[LayerReport]) {
                 thousands(met.predicted_cost)
             ),
         };
-        let how = match met.uniform {
-            true => "one width for all, which lost less than what was predicted to be best",
-            false => "places apart",
+        let how = match (met.uniform, met.refined) {
+            (true, _) => "one width for all, as that lost less".to_string(),
+            (false, 0) => "from places one by one".to_string(),
+            (false, rounds) => format!("after {rounds} rounds of moves"),
         };
         println!(
-            "{}: {cost}; KL {:.4} nats, places one by one add up to {:.4}; another class for {} of {} images; {how}; {} networks tried",
+            "{}: {cost}; KL {:.4} nats, predicted {:.4}; another class for {} of {} images; {how}; {} networks tried",
             met.target,
             d.kl,
             met.predicted_kl,

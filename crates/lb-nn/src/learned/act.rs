@@ -8,7 +8,6 @@ use burn::tensor::Tensor;
 use lb_core::learned::{Drop, StepRange, fake_quantize};
 use lb_format::{FormatError, QParams};
 
-use super::RELATIVE_RATE;
 use crate::layer::Act;
 use crate::quant_conv2d::host;
 use crate::{Nonlinearity, QuantAct};
@@ -55,14 +54,18 @@ pub struct LearnedAct {
     dropping: Dropping,
     #[module(skip)]
     place: u64,
+    /// ρ
+    #[module(skip)]
+    rate: f32,
 }
 
 impl LearnedAct {
-    /// Starts at `act`. `place` tells activations apart that share `dropping`.
+    /// Starts at `act`; its step learns at `rate`, relative to codes. `place` tells activations apart that share `dropping`.
     pub fn new(
         act: &QuantAct,
         dropping: &Dropping,
         place: u64,
+        rate: f32,
         device: &burn::tensor::Device,
     ) -> Self {
         let step = act
@@ -75,6 +78,7 @@ impl LearnedAct {
             start: act.qparams.clone(),
             dropping: dropping.clone(),
             place,
+            rate,
         }
     }
 
@@ -87,7 +91,7 @@ impl LearnedAct {
         if let (Some(q), Some(step)) = (&mut qparams, &self.step) {
             let theta = host(step.val())?[0];
             for affine in &mut q.affine {
-                affine.scale *= (theta * RELATIVE_RATE).exp();
+                affine.scale *= (theta * self.rate).exp();
             }
             q.validate("learned activation", 1)?;
         }
@@ -100,7 +104,7 @@ impl Act for LearnedAct {
         let (Some(start), Some(step)) = (&self.start, &self.step) else {
             return self.nonlinearity.apply(x);
         };
-        let step = (step.val() * RELATIVE_RATE).exp() * start.channel(0).scale;
+        let step = (step.val() * self.rate).exp() * start.channel(0).scale;
         let range = StepRange::of(start, self.nonlinearity == Nonlinearity::Relu);
         fake_quantize(x, step, range, self.dropping.at(self.place))
     }

@@ -5,8 +5,8 @@ use burn::nn::conv::Conv2d;
 use burn::tensor::Tensor;
 use lb_format::FormatError;
 
+use super::Learning;
 use super::weight::{LearnedWeight, learnable};
-use super::{RELATIVE_RATE, Rounding};
 use crate::QuantConv2d;
 use crate::conv2d::{Geometry, conv2d};
 use crate::layer::Conv;
@@ -18,22 +18,23 @@ pub(super) struct LearnedBias {
     /// β, `[C_out]`
     deviation: Param<Tensor<1>>,
     start: Tensor<1>,
+    /// ρ · u
     #[module(skip)]
     unit: f32,
 }
 
 impl LearnedBias {
-    pub(super) fn new(start: Tensor<1>) -> Self {
+    pub(super) fn new(start: Tensor<1>, rate: f32) -> Self {
         let square = (start.clone() * start.clone()).mean().into_scalar::<f32>();
         Self {
             deviation: Param::from_tensor(start.zeros_like()),
             start,
-            unit: square.sqrt().max(1e-3),
+            unit: square.sqrt().max(1e-3) * rate,
         }
     }
 
     pub(super) fn value(&self) -> Tensor<1> {
-        self.start.clone() + self.deviation.val() * (self.unit * RELATIVE_RATE)
+        self.start.clone() + self.deviation.val() * self.unit
     }
 }
 
@@ -55,13 +56,13 @@ impl LearnedConv2d {
     pub fn new(
         quantized: &QuantConv2d,
         float: &Conv2d,
-        rounding: Rounding,
+        learning: Learning,
     ) -> Result<Self, FormatError> {
         let start = learnable(quantized.qparams())?;
         let weight = quantized.weight.val();
         Ok(Self {
-            weight: LearnedWeight::new(weight, start, float.weight.val(), rounding),
-            bias: LearnedBias::new(quantized.bias.val()),
+            weight: LearnedWeight::new(weight, start, float.weight.val(), learning),
+            bias: LearnedBias::new(quantized.bias.val(), learning.relative_rate),
             geometry: quantized.geometry(),
         })
     }

@@ -5,7 +5,7 @@ use burn::nn::Linear;
 use burn::tensor::Tensor;
 use lb_format::FormatError;
 
-use super::Rounding;
+use super::Learning;
 use super::conv2d::LearnedBias;
 use super::weight::{LearnedWeight, learnable};
 use crate::layer::Dense;
@@ -27,13 +27,13 @@ impl LearnedLinear {
     pub fn new(
         quantized: &QuantLinear,
         float: &Linear,
-        rounding: Rounding,
+        learning: Learning,
     ) -> Result<Self, FormatError> {
         let start = learnable(quantized.qparams())?;
         let weight = quantized.weight.val();
         Ok(Self {
-            weight: LearnedWeight::new(weight, start, out_in(float), rounding),
-            bias: LearnedBias::new(quantized.bias.val()),
+            weight: LearnedWeight::new(weight, start, out_in(float), learning),
+            bias: LearnedBias::new(quantized.bias.val(), learning.relative_rate),
         })
     }
 

@@ -11,21 +11,29 @@
 //! s = s₀ · exp(ρ · θ)      o = o₀ + ρ · s₀ · φ      b = b₀ + ρ · u · β
 //! ```
 //!
-//! with ρ = [`RELATIVE_RATE`]: Adam moves a parameter by about the learning rate a step, so codes
-//! move by it in units of a step, and scales by ρ times as much, relatively.
+//! with ρ given ([`Learning`]): Adam moves a parameter by about the learning rate a step, so
+//! codes move by it in units of a step, and scales by ρ times as much, relatively.
 
 mod act;
 mod conv2d;
 mod linear;
 mod weight;
 
+use serde::{Deserialize, Serialize};
+
 pub use act::{Dropping, LearnedAct};
 pub use conv2d::LearnedConv2d;
 pub use linear::LearnedLinear;
 pub use weight::Rounding;
 
-/// How fast scales, offsets, biases and activation steps move, relative to codes.
-pub const RELATIVE_RATE: f32 = 0.1;
+/// How learned layers start.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Learning {
+    /// How latent codes become codes.
+    pub rounding: Rounding,
+    /// How fast scales, offsets, biases and activation steps move, relative to codes: ρ above.
+    pub relative_rate: f32,
+}
 
 #[cfg(test)]
 mod tests;

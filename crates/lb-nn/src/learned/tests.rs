@@ -29,6 +29,13 @@ fn layers(bits: u8) -> (burn::nn::conv::Conv2d, QuantConv2d) {
     (conv.clone(), QuantConv2d::quantize(conv, Some(q)))
 }
 
+fn learning(rounding: Rounding) -> Learning {
+    Learning {
+        rounding,
+        relative_rate: 0.1,
+    }
+}
+
 #[test]
 fn what_cannot_learn_is_refused_and_says_why() {
     let (float, _) = layers(4);
@@ -38,7 +45,7 @@ fn what_cannot_learn_is_refused_and_says_why() {
     let q = lb_core::levels::qparams(float.weight.val(), &levels, scheme, WeightRule::Mse).unwrap();
     for (q, said) in [(Some(q), "--levels apot"), (None, "left in float")] {
         let quantized = QuantConv2d::quantize(float.clone(), q);
-        let e = LearnedConv2d::new(&quantized, &float, Rounding::Straight).unwrap_err();
+        let e = LearnedConv2d::new(&quantized, &float, learning(Rounding::Straight)).unwrap_err();
         assert!(e.to_string().contains(said), "{e}");
     }
 }
@@ -52,7 +59,7 @@ fn an_untrained_layer_comes_back_as_it_was() {
     for bits in [1, 2, 4, 8] {
         for rounding in [Rounding::Straight, Rounding::AdaRound] {
             let (float, quantized) = layers(bits);
-            let learned = LearnedConv2d::new(&quantized, &float, rounding).unwrap();
+            let learned = LearnedConv2d::new(&quantized, &float, learning(rounding)).unwrap();
             let back = learned.finish().unwrap();
             let difference = max_difference(back.weight.val(), quantized.weight.val());
             assert!(difference < 1e-6, "{bits} bits, {rounding:?}: {difference}");
@@ -83,7 +90,7 @@ fn training_lowers_the_error_and_is_exported() {
             (d.clone() * d).mean().into_scalar::<f32>()
         };
         let before = error(quantized.forward(x.clone()));
-        let mut layer = LearnedConv2d::new(&quantized, &float, rounding)
+        let mut layer = LearnedConv2d::new(&quantized, &float, learning(rounding))
             .unwrap()
             .set_require_grad(true)
             .train();
@@ -121,7 +128,7 @@ fn an_activation_learns_its_step() {
     let start = QuantAct::new(Nonlinearity::Relu, Some(q));
     let x = Tensor::<4>::random([4, 4, 8, 8], Distribution::Uniform(-1.0, 3.0), &device);
     let dropping = Dropping::default();
-    let mut act = LearnedAct::new(&start, &dropping, 0, &device)
+    let mut act = LearnedAct::new(&start, &dropping, 0, 0.1, &device)
         .set_require_grad(true)
         .train();
     assert!(max_difference(act.valid().forward(x.clone()), start.forward(x.clone())) < 1e-6);

@@ -6,11 +6,11 @@ use lb_core::affine;
 use lb_format::{Affine, FormatError, QParams};
 use serde::{Deserialize, Serialize};
 
-use super::RELATIVE_RATE;
+use super::Learning;
 
 /// How real-valued latent codes become integers.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "lowercase")]
 pub enum Rounding {
     /// Rounded to the nearest at once, with the gradient passed straight through (LSQ, Esser et
     /// al. 2020, arXiv 1902.08153): codes may wander as far as they like.
@@ -19,6 +19,28 @@ pub enum Rounding {
     /// Between the two neighbouring codes by a rectified sigmoid that a regulariser drives to one
     /// of them (AdaRound, Nagel et al. 2020, arXiv 2004.10568).
     AdaRound,
+}
+
+impl std::str::FromStr for Rounding {
+    type Err = String;
+    fn from_str(s: &str) -> Result<Self, String> {
+        match s {
+            "straight" => Ok(Self::Straight),
+            "adaround" => Ok(Self::AdaRound),
+            _ => Err(format!(
+                "rounding `{s}` is unknown: use straight or adaround"
+            )),
+        }
+    }
+}
+
+impl std::fmt::Display for Rounding {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Straight => "straight",
+            Self::AdaRound => "adaround",
+        })
+    }
 }
 
 /// Ends of AdaRound's sigmoid before it is rectified: ζ and γ of the paper.
@@ -50,6 +72,8 @@ pub(crate) struct LearnedWeight<const D: usize> {
     offset: Option<Param<Tensor<D>>>,
     start_scale: Tensor<D>,
     start_offset: Tensor<D>,
+    #[module(skip)]
+    rate: f32,
     #[module(skip)]
     start: QParams,
 }
@@ -84,7 +108,7 @@ impl<const D: usize> LearnedWeight<D> {
         quantized: Tensor<D>,
         start: &QParams,
         float: Tensor<D>,
-        rounding: Rounding,
+        learning: Learning,
     ) -> Self {
         let device = float.device();
         let channels = float.dims()[0];
@@ -111,7 +135,7 @@ impl<const D: usize> LearnedWeight<D> {
         let gain = dot(quantized, float.clone()) / norm;
         let steps = (float * gain - start_offset.clone()) / start_scale.clone();
         let rest = (steps - codes.clone()).clamp(-EDGE, EDGE);
-        let (latent, floor) = match rounding {
+        let (latent, floor) = match learning.rounding {
             Rounding::Straight => (codes + rest * SNAP, None),
             Rounding::AdaRound => {
                 let steps = (codes + rest).clamp(range.lo as f32, range.hi as f32);
@@ -131,6 +155,7 @@ impl<const D: usize> LearnedWeight<D> {
             offset: has_offset.then(zeros),
             start_scale,
             start_offset,
+            rate: learning.relative_rate,
             start: start.clone(),
         }
     }
@@ -155,10 +180,10 @@ impl<const D: usize> LearnedWeight<D> {
     }
 
     fn scale_and_offset(&self) -> (Tensor<D>, Tensor<D>) {
-        let scale = self.start_scale.clone() * (self.scale.val() * RELATIVE_RATE).exp();
+        let scale = self.start_scale.clone() * (self.scale.val() * self.rate).exp();
         let offset = match &self.offset {
             Some(offset) => {
-                let moved = offset.val() * self.start_scale.clone() * RELATIVE_RATE;
+                let moved = offset.val() * self.start_scale.clone() * self.rate;
                 self.start_offset.clone() + moved
             }
             None => self.start_offset.clone(),

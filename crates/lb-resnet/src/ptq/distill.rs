@@ -1,11 +1,13 @@
 //! End-to-end tuning: the float network teaches its quantized self, without labels.
 //!
 //! ```text
-//! loss = T² · mean over images of Σ_classes p · (log p − log q)
+//! loss = T² · mean over images of Σ_classes p · (log p − log q)  +  λ · Σ_blocks ‖x̂ − x‖² / ‖x‖²
 //! p = softmax(float logits / T)      q = softmax(quantized logits / T)
 //! ```
 //!
-//! (Hinton et al. 2015, arXiv 1503.02531), with gradients through every quantizer: weights
+//! with x the residual stream after each block of the float network and x̂ of the quantized one
+//!
+//! (Hinton et al. 2015, arXiv 1503.02531; Romero et al. 2015, arXiv 1412.6550), with gradients through every quantizer: weights
 //! straight through from their latent codes, activation steps as in LSQ.
 
 use std::sync::Arc;
@@ -17,13 +19,15 @@ use burn::optim::{AdamConfig, GradientsParams, ModuleOptimizer};
 use burn::store::ModuleRecord;
 use burn::tensor::{Bytes, Device, Tensor, activation};
 use lb_data::{AugmentConfig, ImageSet, Normalization};
-use lb_nn::learned::{Dropping, Rounding};
+use lb_nn::learned::{Dropping, Learning, Rounding};
+use rand::rngs::ChaCha8Rng;
+use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
 
 use super::learn::{finish, learn};
 use crate::ResnetError;
 use crate::batch::{Epoch, NormalizedBatcher};
-use crate::model::{FoldedNet, LearnedNet, QuantNet};
+use crate::model::{FoldedNet, LearnedNet, QuantNet, Seen};
 
 /// How a network is tuned.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -32,10 +36,16 @@ pub struct DistillConfig {
     pub steps: usize,
     /// Images a step.
     pub batch: usize,
-    /// Peak learning rate, in units of a quantization step; falls to zero by a cosine.
+    /// Peak learning rate, in units of a quantization step; rises over the first twentieth of the
+    /// steps, then falls to zero by a cosine.
     pub learning_rate: f64,
+    /// Weight of the residual stream's error.
+    pub features: f32,
     /// T, above 0.
     pub temperature: f32,
+    /// Largest share of another image that is blended into each one (mixup, Zhang et al. 2018,
+    /// arXiv 1710.09412, without labels): 0 to 0.5.
+    pub mixup: f32,
     /// What is done to the images.
     pub augment: AugmentConfig,
     /// Seed of order and augmentation.
@@ -48,8 +58,10 @@ impl DistillConfig {
         Self {
             steps,
             batch: 64,
-            learning_rate: 1e-2,
+            learning_rate: 3e-2,
+            features: 0.5,
             temperature: 2.0,
+            mixup: 0.0,
             augment: AugmentConfig::default(),
             seed,
         }
@@ -60,12 +72,17 @@ impl DistillConfig {
         let default = Self::new(CALIBRATION_STEPS, seed);
         Self {
             batch: default.batch.min(images),
+            mixup: 0.5,
             ..default
         }
     }
 
     fn rate(&self, step: usize) -> f64 {
-        let done = step as f64 / self.steps as f64;
+        let done = (step as f64 + 0.5) / self.steps as f64;
+        if done < WARM_UP {
+            return self.learning_rate * done / WARM_UP;
+        }
+        let done = (done - WARM_UP) / (1.0 - WARM_UP);
         self.learning_rate * 0.5 * (1.0 + (std::f64::consts::PI * done).cos())
     }
 }
@@ -82,7 +99,14 @@ pub struct DistillProgress {
 }
 
 /// Steps of tuning on calibration images. More of them fit the images, not the task.
-const CALIBRATION_STEPS: usize = 300;
+const CALIBRATION_STEPS: usize = 400;
+
+/// How fast scales, offsets, biases and activation steps move, relative to codes: they are stiff, as
+/// every code of a channel hangs on them.
+const RELATIVE_RATE: f32 = 1.0 / 30.0;
+
+/// Part of the steps over which the learning rate rises.
+const WARM_UP: f64 = 0.05;
 
 /// Steps between reading losses from the device.
 const READ_EVERY: usize = 10;
@@ -132,7 +156,11 @@ impl<'a> Distillation<'a> {
             )));
         }
         let dropping = Dropping::default();
-        let student = learn(start, teacher, Rounding::Straight, &dropping, device)?;
+        let learning = Learning {
+            rounding: Rounding::Straight,
+            relative_rate: RELATIVE_RATE,
+        };
+        let student = learn(start, teacher, learning, &dropping, device)?;
         Ok(Self {
             teacher,
             set,
@@ -214,7 +242,8 @@ impl<'a> Distillation<'a> {
                 .map(|i| images.get(i))
                 .collect::<Result<_, _>>();
             let items = items.map_err(|e| ResnetError::Device(e.to_string()))?;
-            self.descend(batcher.batch(items, self.device).images)?;
+            let images = batcher.batch(items, self.device).images;
+            self.descend(self.mixed(images))?;
             let progress = DistillProgress {
                 step: self.step,
                 steps: self.config.steps,
@@ -227,11 +256,54 @@ impl<'a> Distillation<'a> {
         Ok(true)
     }
 
+    /// Every image blended with another one of the batch; a teacher knows what that shows.
+    fn mixed(&self, images: Tensor<4>) -> Tensor<4> {
+        if self.config.mixup == 0.0 {
+            return images;
+        }
+        let mut rng = ChaCha8Rng::seed_from_u64(self.config.seed);
+        rng.set_stream(self.step as u64 + 1);
+        let [n, ..] = images.dims();
+        let shares: Vec<f32> = (0..n)
+            .map(|_| rng.random_range(0.0..self.config.mixup))
+            .collect();
+        let share = Tensor::<1>::from_data(shares.as_slice(), self.device).reshape([n, 1, 1, 1]);
+        let others = images.clone().flip([0]);
+        images.clone() + (others - images) * share
+    }
+
     /// One step of gradient descent.
     fn descend(&mut self, images: Tensor<4>) -> Result<(), ResnetError> {
-        let expected = self.teacher.forward(images.clone()).autodiff();
-        let logits = self.student.forward(images.autodiff());
-        let loss = divergence(expected, logits, self.config.temperature);
+        let mut streams = Vec::new();
+        let expected = self
+            .teacher
+            .forward_traced(images.clone(), &mut |seen, name, x| {
+                if seen == Seen::ActOutput && is_stream(name) {
+                    streams.push(x.clone());
+                }
+                x
+            });
+        let mut streams = streams.into_iter();
+        let mut features: Option<Tensor<1>> = None;
+        let logits = self
+            .student
+            .forward_traced(images.autodiff(), &mut |seen, name, x| {
+                if seen == Seen::ActOutput
+                    && is_stream(name)
+                    && let Some(expected) = streams.next()
+                {
+                    let error = relative_error(x.clone(), expected);
+                    features = Some(match features.take() {
+                        Some(sum) => sum + error,
+                        None => error,
+                    });
+                }
+                x
+            });
+        let mut loss = divergence(expected.autodiff(), logits, self.config.temperature);
+        if let Some(features) = features {
+            loss = loss + features * self.config.features;
+        }
         if self.step.is_multiple_of(READ_EVERY) {
             let value = loss.clone().try_into_scalar::<f32>();
             self.loss = value
@@ -260,7 +332,19 @@ impl<'a> Distillation<'a> {
     }
 }
 
-/// The loss above, `[1]`.
+/// Whether an activation is the residual stream's, behind the stem or a block.
+fn is_stream(activation: &str) -> bool {
+    activation == "stem_act" || activation.ends_with(".act2")
+}
+
+/// `‖x̂ − x‖² / ‖x‖²`, `[1]`.
+fn relative_error(actual: Tensor<4>, expected: Tensor<4>) -> Tensor<1> {
+    let norm = (expected.clone() * expected.clone()).sum();
+    let d = actual - expected.autodiff();
+    (d.clone() * d).sum() / norm.clamp_min(f32::MIN_POSITIVE).autodiff()
+}
+
+/// The first term of the loss above, `[1]`.
 fn divergence(expected: Tensor<2>, logits: Tensor<2>, temperature: f32) -> Tensor<1> {
     let [n, _] = logits.dims();
     let log_p = activation::log_softmax(expected / temperature, 1).detach();

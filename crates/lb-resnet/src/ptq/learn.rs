@@ -6,7 +6,7 @@ use burn::nn::Linear;
 use burn::nn::conv::Conv2d;
 use burn::tensor::Device;
 use lb_format::FormatError;
-use lb_nn::learned::{Dropping, LearnedAct, LearnedConv2d, LearnedLinear, Rounding};
+use lb_nn::learned::{Dropping, LearnedAct, LearnedConv2d, LearnedLinear, Learning};
 use lb_nn::{QuantAct, QuantConv2d, QuantLinear};
 
 use crate::ResnetError;
@@ -19,7 +19,7 @@ use crate::model::{ActSite, ConvSite, FoldedNet, LearnedNet, QuantNet, Rewrite};
 pub(super) fn learn(
     net: &QuantNet,
     float: &FoldedNet,
-    rounding: Rounding,
+    learning: Learning,
     dropping: &Dropping,
     device: &Device,
 ) -> Result<LearnedNet, ResnetError> {
@@ -27,7 +27,7 @@ pub(super) fn learn(
     net.clone().rewrite(&mut Learn {
         convolutions: convolutions.map(|(n, c)| (n, c.clone())).collect(),
         linear: &float.linear,
-        rounding,
+        learning,
         dropping,
         device,
         places: 0,
@@ -45,7 +45,7 @@ pub(super) fn finish(net: LearnedNet) -> Result<QuantNet, ResnetError> {
 struct Learn<'a> {
     convolutions: BTreeMap<String, Conv2d>,
     linear: &'a Linear,
-    rounding: Rounding,
+    learning: Learning,
     dropping: &'a Dropping,
     device: &'a Device,
     places: u64,
@@ -67,7 +67,7 @@ impl Rewrite<QuantConv2d, QuantAct, QuantLinear> for Learn<'_> {
         let float = self.convolutions.get(&site.name).ok_or_else(|| {
             ResnetError::Invalid(format!("layer `{}` is not in the float network", site.name))
         })?;
-        LearnedConv2d::new(&conv, float, self.rounding).map_err(in_layer(&site.name))
+        LearnedConv2d::new(&conv, float, self.learning).map_err(in_layer(&site.name))
     }
 
     fn act(&mut self, _: &ActSite, act: QuantAct) -> Result<LearnedAct, ResnetError> {
@@ -76,12 +76,13 @@ impl Rewrite<QuantConv2d, QuantAct, QuantLinear> for Learn<'_> {
             &act,
             self.dropping,
             self.places,
+            self.learning.relative_rate,
             self.device,
         ))
     }
 
     fn linear(&mut self, linear: QuantLinear) -> Result<LearnedLinear, ResnetError> {
-        LearnedLinear::new(&linear, self.linear, self.rounding).map_err(in_layer("linear"))
+        LearnedLinear::new(&linear, self.linear, self.learning).map_err(in_layer("linear"))
     }
 }
 

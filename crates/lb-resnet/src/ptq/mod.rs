@@ -47,4 +47,6 @@ type FloatUnit = Unit<Conv2d, FloatAct, Linear>;
 type QuantUnit = Unit<QuantConv2d, QuantAct, QuantLinear>;
 
 #[cfg(test)]
+mod learning_tests;
+#[cfg(test)]
 mod tests;

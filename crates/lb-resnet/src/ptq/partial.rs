@@ -7,7 +7,7 @@ use lb_format::network::Recipe;
 use lb_format::{NetworkInfo, file};
 use serde::{Deserialize, Serialize};
 
-use super::{Options, UnitReport, pack, unpack};
+use super::{Options, Refinement, UnitReport, pack, unpack};
 use crate::model::QuantNet;
 use crate::{ResnetError, state_file};
 
@@ -23,7 +23,7 @@ pub struct Partial {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 struct Identity {
     options: Options,
-    seed: u64,
+    refinement: Refinement,
     /// CRC-32 of the network as it was quantized, before any refinement, and of the images.
     quantized: u32,
     images: u32,
@@ -36,7 +36,8 @@ struct Header {
 }
 
 impl Partial {
-    /// The state at `path` of refining `net`, quantized by `options`, on images of these `pixels`.
+    /// The state at `path` of refining `net`, quantized by `options`, as `refinement` says, on images
+    /// of these `pixels`.
     ///
     /// # Errors
     /// If `net` cannot be read from its device.
@@ -45,15 +46,15 @@ impl Partial {
         net: &QuantNet,
         info: &NetworkInfo,
         options: &Options,
+        refinement: &Refinement,
         pixels: &[u8],
-        seed: u64,
     ) -> Result<Self, ResnetError> {
         let packed = file::to_bytes(&pack(net, info.clone(), Recipe::default())?)?;
         Ok(Self {
             path,
             of: Identity {
                 options: options.clone(),
-                seed,
+                refinement: *refinement,
                 quantized: crc32fast::hash(&packed),
                 images: crc32fast::hash(pixels),
             },

@@ -3,7 +3,7 @@
 use burn::module::Module;
 use burn::optim::{AdamConfig, GradientsParams};
 use burn::tensor::{Device, Int, Tensor};
-use lb_nn::learned::{Dropping, LearnedAct, LearnedConv2d, LearnedLinear, Rounding};
+use lb_nn::learned::{Dropping, LearnedAct, LearnedConv2d, LearnedLinear, Learning, Rounding};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
 use serde::{Deserialize, Serialize};
@@ -24,8 +24,8 @@ pub struct ReconstructConfig {
     pub learning_rate: f64,
     /// Probability that an activation passes unquantized (QDrop).
     pub drop: f32,
-    /// How latent codes become codes.
-    pub rounding: Rounding,
+    /// How layers learn.
+    pub learning: Learning,
     /// Weight of AdaRound's regulariser.
     pub lambda: f32,
     /// Seed of batches and drops.
@@ -44,7 +44,10 @@ impl ReconstructConfig {
             batch: 32,
             learning_rate,
             drop: 0.5,
-            rounding,
+            learning: Learning {
+                rounding,
+                relative_rate: 1.0 / 15.0,
+            },
             lambda: 0.01,
             seed,
         }
@@ -77,7 +80,7 @@ pub(super) fn reconstruct(
     go_on: &mut dyn FnMut(usize) -> bool,
 ) -> Result<QuantUnit, ResnetError> {
     let dropping = Dropping::default();
-    let mut learned = learn(net, float, config.rounding, &dropping, device)?;
+    let mut learned = learn(net, float, config.learning, &dropping, device)?;
     let mut unit: LearnedUnit = learned.unit(index).set_require_grad(true).train();
     let mut adam = AdamConfig::new().init();
     let mut rng = ChaCha8Rng::seed_from_u64(config.seed);

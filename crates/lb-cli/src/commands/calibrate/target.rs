@@ -15,6 +15,7 @@ use lb_resnet::knapsack::Choice;
 use lb_resnet::ptq::{self, Assignment, Method, Options};
 use lb_resnet::sensitivity::{PlaceKind, Sensitivity};
 
+use super::improve::{Budget, Fit};
 use crate::analysis::Analysis;
 use crate::args::CalibrateArgs;
 use crate::calibrated::Calibrated;
@@ -24,9 +25,6 @@ use crate::units::{Points, Size, Time};
 
 /// Calibration images that places are analyzed on. Results are measured on all.
 const ANALYZED: usize = 256;
-
-/// Assignments that are measured at most for a time: predictions are corrected by what was measured.
-const TIMED: usize = 8;
 
 /// What is asked for.
 #[derive(Clone)]
@@ -56,7 +54,8 @@ pub struct Met {
     pub options: Options,
     /// What was asked for.
     pub target: Target,
-    /// Sum of the losses of single places, nats an image.
+    /// What losses that add up would give, nats an image: those of single places, or of the last
+    /// moves.
     pub predicted_kl: f64,
     /// Bytes of the file, or nanoseconds an image, as predicted; bytes for a drop.
     pub predicted_cost: u64,
@@ -64,6 +63,8 @@ pub struct Met {
     pub ns: Option<u64>,
     /// Whether giving all places one width turned out better than what was predicted to be best.
     pub uniform: bool,
+    /// Rounds of moves around what was found that lost less.
+    pub refined: usize,
     /// Networks that were quantized and measured on the way.
     pub tried: usize,
 }
@@ -75,116 +76,147 @@ impl Met {
         serde_json::json!({
             "target": self.target.to_string(), "predicted_kl": self.predicted_kl,
             "predicted_cost": self.predicted_cost, "us": self.ns.map(|ns| ns as f64 / 1e3),
-            "uniform": self.uniform, "tried": self.tried,
+            "uniform": self.uniform, "refined": self.refined, "tried": self.tried,
             "mean_weight_bits": weights, "mean_activation_bits": activations,
         })
     }
 }
 
-/// Finds widths for every target of `args`.
-///
-/// # Errors
-/// If a target cannot be met: says what can. If it is interrupted.
-pub fn meet(
-    args: &CalibrateArgs,
-    calibrated: &Calibrated,
-    reference: &Reference,
-    device: &Device,
-) -> Result<Vec<Met>> {
-    ensure!(
-        args.method != Some(Method::Lbtorch),
-        "--method lbtorch leaves layers in float, and has no widths to choose there: use another method for a target"
-    );
-    let widths = args.widths();
-    let candidates = Candidates {
-        weights: widths.iter().map(|w| w.weights).collect(),
-        activations: widths.iter().map(|w| w.activations).collect(),
-        edge_bits: args.edges(),
-        residual_bits: args.residual_bits.0,
-    };
-    let base = Options {
-        method: args.method.unwrap_or(Method::Affine),
-        bias_correction: args.bias_correction,
-        ..Options::new(widths[0])
-    };
-    let analysis = Analysis::new(calibrated, &candidates.all(), &base, ANALYZED, device)?;
-    let search = Search {
-        places: candidates.restrict(&analysis.places),
-        mean_activation_bits: args.mean_activation_bits,
-        candidates,
-        analysis,
-        base,
-        calibrated,
-        reference,
-        device,
-    };
-    let mut met = Vec::new();
-    for size in &args.target_size {
-        met.push(search.size(size)?);
-    }
-    for points in &args.target_drop {
-        met.push(search.drop(points)?);
-    }
-    for time in &args.target_latency {
-        met.push(search.latency(time)?);
-    }
-    Ok(met)
-}
-
-struct Search<'a> {
-    candidates: Candidates,
-    /// What was measured, at the widths that each place may take.
-    places: Vec<Sensitivity>,
-    mean_activation_bits: Option<f64>,
-    analysis: Analysis,
+/// What targets are met with.
+pub struct Search<'a> {
+    /// The widths that each place may take.
+    pub candidates: Candidates,
+    /// What was measured, at these widths.
+    pub places: Vec<Sensitivity>,
+    /// Most bits of an activation value on average.
+    pub mean_activation_bits: Option<f64>,
+    /// Most rounds of moves around what was found.
+    pub refine: usize,
+    /// Losses, bytes and times.
+    pub analysis: Analysis,
     base: Options,
-    calibrated: &'a Calibrated,
+    /// The network.
+    pub calibrated: &'a Calibrated,
     reference: &'a Reference<'a>,
-    device: &'a Device,
+    /// What computes.
+    pub device: &'a Device,
 }
 
 /// A network that was quantized.
-struct Tried {
-    assignment: Assignment,
-    network: QuantizedNetwork,
-    bytes: u64,
+pub struct Tried {
+    /// Its widths.
+    pub assignment: Assignment,
+    /// It, packed.
+    pub network: QuantizedNetwork,
+    /// Bytes of its file.
+    pub bytes: u64,
 }
 
-impl Search<'_> {
+/// A network that meets a target.
+pub struct Found {
+    /// It.
+    pub file: Tried,
+    /// What was predicted.
+    pub predicted: Choice,
+    /// Nanoseconds an image, if they were measured.
+    pub ns: Option<u64>,
+    /// Networks that were quantized on the way.
+    pub tried: usize,
+    /// Whether all places have one width.
+    pub uniform: bool,
+    /// Rounds of moves that led here.
+    pub refined: usize,
+}
+
+/// The targets of `args`.
+pub fn targets(args: &CalibrateArgs) -> Vec<Target> {
+    let sizes = args.target_size.iter().cloned().map(Target::Size);
+    let drops = args.target_drop.iter().cloned().map(Target::Drop);
+    let times = args.target_latency.iter().cloned().map(Target::Latency);
+    sizes.chain(drops).chain(times).collect()
+}
+
+impl<'a> Search<'a> {
+    /// Analyzes the network.
+    ///
+    /// # Errors
+    /// If the method leaves layers in float, a place cannot be quantized, or it is interrupted.
+    pub fn new(
+        args: &CalibrateArgs,
+        calibrated: &'a Calibrated,
+        reference: &'a Reference<'a>,
+        device: &'a Device,
+    ) -> Result<Self> {
+        ensure!(
+            args.method != Some(Method::Lbtorch),
+            "--method lbtorch leaves layers in float, and has no widths to choose there: use another method for a target"
+        );
+        let widths = args.widths();
+        let candidates = Candidates {
+            weights: widths.iter().map(|w| w.weights).collect(),
+            activations: widths.iter().map(|w| w.activations).collect(),
+            edge_bits: args.edges(),
+            residual_bits: args.residual_bits.0,
+        };
+        let base = Options {
+            method: args.method.unwrap_or(Method::Affine),
+            bias_correction: args.bias_correction,
+            ..Options::new(widths[0])
+        };
+        let analysis = Analysis::new(calibrated, &candidates.all(), &base, ANALYZED, device)?;
+        Ok(Self {
+            places: candidates.restrict(&analysis.places),
+            mean_activation_bits: args.mean_activation_bits,
+            refine: args.refine,
+            candidates,
+            analysis,
+            base,
+            calibrated,
+            reference,
+            device,
+        })
+    }
+
+    /// Finds widths that meet `target`.
+    ///
+    /// # Errors
+    /// If it cannot be met: says what can. If it is interrupted.
+    pub fn meet(&self, target: &Target) -> Result<Met> {
+        match target {
+            Target::Size(size) => self.size(size),
+            Target::Drop(points) => self.drop(points),
+            Target::Latency(time) => self.latency(time),
+        }
+    }
+
     fn size(&self, size: &Size) -> Result<Met> {
-        let tradeoff = Tradeoff::by_size(&self.with_mean_activation()?, &self.analysis.bytes)?;
-        let points: Vec<Choice> = tradeoff.points().collect();
-        let mut tried = 0;
-        let mut point = tradeoff.within(size.bytes);
-        // Predicted bytes are right to some digits in the header.
-        let found = loop {
-            let Some(p) = point else {
-                let smallest = self.quantize(tradeoff.assignment(0))?;
-                bail!(
-                    "--target-size {size}: the smallest file of these widths has {} bytes; allow fewer bits (--bits), or a larger file",
-                    thousands(smallest.bytes)
-                );
-            };
-            tried += 1;
-            let file = self.quantize(tradeoff.assignment(p))?;
-            match file.bytes.checked_sub(size.bytes) {
-                None | Some(0) => break (p, file),
-                Some(over) => point = tradeoff.within(points[p].cost.saturating_sub(over)),
-            }
+        let places = self.with_mean_activation()?;
+        let by = |places: &[Sensitivity]| self.by_size(places);
+        let check = |file: &Tried| {
+            Ok(match file.bytes.checked_sub(size.bytes) {
+                None | Some(0) => Fit::Meets(None),
+                Some(over) => Fit::Over(over),
+            })
         };
-        let (p, file) = found;
-        let fits = |_: &Assignment, cost: u64| cost <= size.bytes;
-        let met = Met {
-            predicted_kl: points[p].loss,
-            predicted_cost: points[p].cost,
-            ..self.met(Target::Size(size.clone()), file.assignment.clone(), tried)
+        let budget = Budget {
+            by: &by,
+            cost: size.bytes,
+            check: &check,
         };
-        let check = |rival: &Tried| Ok((rival.bytes <= size.bytes).then_some(None));
-        self.or_uniform(met, &file, &self.by_size()?, &fits, &check)
+        let tradeoff = by(&places)?;
+        let Some(found) = self.within(&tradeoff, &budget)? else {
+            let smallest = self.quantize(tradeoff.assignment(0))?;
+            bail!(
+                "--target-size {size}: the smallest file of these widths has {} bytes; allow fewer bits (--bits), or a larger file",
+                thousands(smallest.bytes)
+            );
+        };
+        let found = self.improve(found, &budget)?;
+        Ok(self.met(Target::Size(size.clone()), found))
     }
 
     fn drop(&self, target: &Points) -> Result<Met> {
-        let tradeoff = Tradeoff::by_size(&self.with_mean_activation()?, &self.analysis.bytes)?;
+        let tradeoff = self.by_size(&self.with_mean_activation()?)?;
         let points: Vec<Choice> = tradeoff.points().collect();
         let mut tried = 0;
         let mut passes = |assignment: Assignment| -> Result<(bool, Tried, Divergence)> {
@@ -203,37 +235,33 @@ impl Search<'_> {
             percent(d.flip_rate())
         );
         // Smaller files are taken to flip more: the first point that passes lies in failed .. best.
-        let (mut failed, mut passing) = (None, last);
-        loop {
-            let least = failed.map_or(0, |f: usize| f + 1);
-            if least >= passing {
-                break;
-            }
+        let (mut least, mut passing) = (0, last);
+        while least < passing {
             let middle = least + (passing - least) / 2;
             match passes(tradeoff.assignment(middle))? {
                 (true, file, _) => (passing, best) = (middle, file),
-                (false, ..) => failed = Some(middle),
+                (false, ..) => least = middle + 1,
             }
         }
+        let (mut predicted, mut uniform) = (points[passing], false);
         // Giving all one width is not on the way, but may be smaller and good enough.
-        let mut chosen = (points[passing], false);
-        let all = self.by_size()?;
-        for rival in self.rivals(&all) {
-            let (assignment, predicted) = rival;
-            if predicted.cost >= best.bytes || !self.mean_allows(&assignment) {
-                continue;
-            }
-            let (passed, file, _) = passes(assignment)?;
-            if passed && file.bytes < best.bytes {
-                (chosen, best) = ((predicted, true), file);
+        for (assignment, rival) in self.rivals(&self.by_size(&self.places)?) {
+            if rival.cost < best.bytes && self.mean_allows(&assignment) {
+                let (passed, file, _) = passes(assignment)?;
+                if passed && file.bytes < best.bytes {
+                    (predicted, uniform, best) = (rival, true, file);
+                }
             }
         }
-        Ok(Met {
-            predicted_kl: chosen.0.loss,
-            predicted_cost: chosen.0.cost,
-            uniform: chosen.1,
-            ..self.met(Target::Drop(target.clone()), best.assignment, tried)
-        })
+        let found = Found {
+            file: best,
+            predicted,
+            ns: None,
+            tried,
+            uniform,
+            refined: 0,
+        };
+        Ok(self.met(Target::Drop(target.clone()), found))
     }
 
     fn latency(&self, target: &Time) -> Result<Met> {
@@ -243,110 +271,67 @@ impl Search<'_> {
         };
         let (weights, activations) = (widths(PlaceKind::Weight), widths(PlaceKind::Activation));
         let times = self.analysis.times(&weights, &activations)?;
-        let tradeoff = Tradeoff::by_time(&self.places, &times, self.analysis.network())?;
-        let points: Vec<Choice> = tradeoff.points().collect();
-        // What layers take one by one is not what they take in a row: corrected by measuring.
-        let mut scale = 1.0;
-        let mut seen: Vec<usize> = Vec::new();
-        let mut best: Option<(usize, Tried, u64)> = None;
-        let mut fastest = u64::MAX;
-        while seen.len() < TIMED {
-            let p = tradeoff.within((target.ns as f64 / scale) as u64);
-            let p = p.unwrap_or(0);
-            if seen.contains(&p) {
-                break;
-            }
-            seen.push(p);
-            let file = self.quantize(tradeoff.assignment(p))?;
-            let ns = self.time(&file)?;
-            fastest = fastest.min(ns);
-            scale = ns as f64 / points[p].cost.max(1) as f64;
-            if ns <= target.ns && best.as_ref().is_none_or(|b| b.0 < p) {
-                best = Some((p, file, ns));
-            }
+        let network = self.analysis.network();
+        let by = |places: &[Sensitivity]| Ok(Tradeoff::by_time(places, &times, network)?);
+        let tradeoff = by(&self.places)?;
+        // What layers take one by one is not what they take in a row: corrected by what the fastest
+        // ones take.
+        let fastest = self.quantize(tradeoff.assignment(0))?;
+        let ns = self.time(&fastest)?;
+        ensure!(
+            ns <= target.ns,
+            "--target-latency {target}: the fastest widths of these take {:.1} µs an image on one thread of this machine; allow others (--bits), or more time",
+            ns as f64 / 1e3
+        );
+        let alone = tradeoff.points().next().map_or(1, |p| p.cost.max(1));
+        let scale = ns as f64 / alone as f64;
+        let check = |file: &Tried| {
+            let ns = self.time(file)?;
+            Ok(match ns.checked_sub(target.ns) {
+                None | Some(0) => Fit::Meets(Some(ns)),
+                Some(over) => Fit::Over((over as f64 / scale) as u64),
+            })
+        };
+        let budget = Budget {
+            by: &by,
+            cost: ((target.ns as f64 / scale) as u64).max(alone),
+            check: &check,
+        };
+        let found = match self.within(&tradeoff, &budget)? {
+            Some(found) => found,
+            // It met the target a moment ago; the machine was disturbed since.
+            None => Found {
+                file: fastest,
+                predicted: tradeoff.points().next().expect("there is a point"),
+                ns: Some(ns),
+                tried: 1,
+                uniform: false,
+                refined: 0,
+            },
+        };
+        let found = self.improve(found, &budget)?;
+        Ok(self.met(Target::Latency(target.clone()), found))
+    }
+
+    fn met(&self, target: Target, found: Found) -> Met {
+        Met {
+            options: self.options(found.file.assignment),
+            target,
+            predicted_kl: found.predicted.loss,
+            predicted_cost: found.predicted.cost,
+            ns: found.ns,
+            uniform: found.uniform,
+            refined: found.refined,
+            tried: found.tried,
         }
-        let Some((p, file, ns)) = best else {
-            if !seen.contains(&0) {
-                let file = self.quantize(tradeoff.assignment(0))?;
-                fastest = fastest.min(self.time(&file)?);
-            }
-            bail!(
-                "--target-latency {target}: the fastest widths of these take {:.1} µs an image on one thread of this machine; allow others (--bits), or more time",
-                fastest as f64 / 1e3
-            );
-        };
-        let met = Met {
-            predicted_kl: points[p].loss,
-            predicted_cost: points[p].cost,
-            ns: Some(ns),
-            ..self.met(
-                Target::Latency(target.clone()),
-                file.assignment.clone(),
-                seen.len(),
-            )
-        };
-        let fits = |_: &Assignment, cost: u64| cost as f64 * scale <= target.ns as f64;
-        let check = |rival: &Tried| {
-            let ns = self.time(rival)?;
-            Ok((ns <= target.ns).then_some(Some(ns)))
-        };
-        self.or_uniform(met, &file, &tradeoff, &fits, &check)
     }
 
-    /// `met`, or the best assignment of one width for all that meets the target too, if that turns
-    /// out to lose less: losses do not quite add up, and a promise to be better must be kept.
-    fn or_uniform(
-        &self,
-        met: Met,
-        file: &Tried,
-        tradeoff: &Tradeoff,
-        fits: &dyn Fn(&Assignment, u64) -> bool,
-        check: &dyn Fn(&Tried) -> Result<Option<Option<u64>>>,
-    ) -> Result<Met> {
-        let rivals = self.rivals(tradeoff).into_iter();
-        let rival = rivals
-            .filter(|(a, predicted)| self.mean_allows(a) && fits(a, predicted.cost))
-            .min_by(|a, b| a.1.loss.total_cmp(&b.1.loss));
-        let Some((assignment, predicted)) = rival else {
-            return Ok(met);
-        };
-        let rival = self.quantize(assignment)?;
-        let Some(ns) = check(&rival)? else {
-            return Ok(met);
-        };
-        let better = self.divergence(&rival)?.kl < self.divergence(file)?.kl;
-        Ok(match better {
-            false => Met {
-                tried: met.tried + 1,
-                ..met
-            },
-            true => Met {
-                options: self.options(rival.assignment),
-                predicted_kl: predicted.loss,
-                predicted_cost: predicted.cost,
-                ns,
-                uniform: true,
-                tried: met.tried + 1,
-                ..met
-            },
-        })
+    fn by_size(&self, places: &[Sensitivity]) -> Result<Tradeoff> {
+        Ok(Tradeoff::by_size(places, &self.analysis.bytes)?)
     }
 
-    /// One width for all weights, and one for all activations; with their predictions.
-    fn rivals(&self, tradeoff: &Tradeoff) -> Vec<(Assignment, Choice)> {
-        let all = self.candidates.uniform(&self.places).into_iter();
-        all.filter_map(|a| {
-            let predicted = tradeoff.predict(&a)?;
-            Some((a, predicted))
-        })
-        .collect()
-    }
-
-    fn by_size(&self) -> Result<Tradeoff> {
-        Ok(Tradeoff::by_size(&self.places, &self.analysis.bytes)?)
-    }
-
-    fn mean_allows(&self, assignment: &Assignment) -> bool {
+    /// Whether the mean of the activations' bits is what was asked for.
+    pub fn mean_allows(&self, assignment: &Assignment) -> bool {
         let mean = assignment.mean_bits().1;
         self.mean_activation_bits.is_none_or(|most| mean <= most)
     }
@@ -382,18 +367,6 @@ impl Search<'_> {
         Ok(places)
     }
 
-    fn met(&self, target: Target, assignment: Assignment, tried: usize) -> Met {
-        Met {
-            options: self.options(assignment),
-            target,
-            predicted_kl: 0.0,
-            predicted_cost: 0,
-            ns: None,
-            uniform: false,
-            tried,
-        }
-    }
-
     fn options(&self, assignment: Assignment) -> Options {
         Options {
             assignment,
@@ -401,7 +374,11 @@ impl Search<'_> {
         }
     }
 
-    fn quantize(&self, assignment: Assignment) -> Result<Tried> {
+    /// The network of these widths.
+    ///
+    /// # Errors
+    /// If it cannot be quantized, or it is interrupted.
+    pub fn quantize(&self, assignment: Assignment) -> Result<Tried> {
         ensure!(!crate::interrupt::requested(), "interrupted");
         let (network, bytes) = self
             .calibrated
@@ -414,7 +391,10 @@ impl Search<'_> {
     }
 
     /// Simulated, on all calibration images.
-    fn divergence(&self, file: &Tried) -> Result<Divergence> {
+    ///
+    /// # Errors
+    /// If the device fails, or it is interrupted.
+    pub fn divergence(&self, file: &Tried) -> Result<Divergence> {
         let net = ptq::unpack(&file.network, self.device)?;
         let bar = Images::new("measuring", self.calibrated.drawn.len());
         Ok(self.reference.divergence(&net, &mut |done| bar.set(done))?)

@@ -1,0 +1,237 @@
+//! Correction, reconstruction and tuning of a small random network.
+
+use std::sync::Arc;
+
+use burn::tensor::Device;
+use lb_data::{AugmentConfig, ImageSet, Normalization};
+use lb_format::NetworkInfo;
+use lb_nn::learned::Rounding;
+
+use super::*;
+use crate::ResnetError;
+use crate::checkpoint::normalization;
+use crate::divergence::{Divergence, Reference};
+use crate::model::{Arch, FoldedNet, QuantNet, Shortcut};
+use crate::test_data::{self, calibration_images, network};
+
+struct Case {
+    folded: FoldedNet,
+    start: QuantNet,
+    set: ImageSet,
+    info: NetworkInfo,
+    normalization: Normalization,
+    device: Device,
+    options: Options,
+}
+
+fn case(bits: &str, shortcut: Shortcut) -> Case {
+    let device = Device::flex();
+    let arch: Arch = "resnet8".parse().unwrap();
+    let folded = fold(network(arch, shortcut, &device));
+    let set = calibration_images(48);
+    let info = test_data::info(arch.name, shortcut);
+    let normalization = normalization(&info);
+    let options = Options::new(bits.parse().unwrap());
+    let seen = observe(&folded, &set, &normalization, &device, &mut |_| true).unwrap();
+    let start = quantize(&folded, &seen, &options).unwrap();
+    Case {
+        folded,
+        start,
+        set,
+        info,
+        normalization,
+        device,
+        options,
+    }
+}
+
+/// Saves the network after each unit, and stops after `stop` of them.
+struct Watch {
+    stop: usize,
+    saved: Option<QuantNet>,
+    reports: Vec<UnitReport>,
+}
+
+impl RefineMonitor for Watch {
+    fn progress(&mut self, p: &RefineProgress) -> bool {
+        p.unit < self.stop
+    }
+    fn unit(&mut self, net: &QuantNet, reports: &[UnitReport]) -> Result<(), ResnetError> {
+        self.saved = Some(net.clone());
+        self.reports = reports.to_vec();
+        Ok(())
+    }
+}
+
+fn watch(stop: usize) -> Watch {
+    Watch {
+        stop,
+        saved: None,
+        reports: Vec::new(),
+    }
+}
+
+impl Case {
+    fn refinement(&self, rounding: Option<Rounding>) -> Refinement {
+        Refinement {
+            correct: true,
+            reconstruct: rounding.map(|rounding| ReconstructConfig {
+                iterations: 12,
+                batch: 16,
+                ..ReconstructConfig::new(rounding, 3)
+            }),
+        }
+    }
+
+    fn refine(
+        &self,
+        net: QuantNet,
+        rounding: Option<Rounding>,
+        done: Vec<UnitReport>,
+        watch: &mut Watch,
+    ) -> Result<QuantNet, ResnetError> {
+        refine(
+            net,
+            &self.folded,
+            &self.set,
+            &self.normalization,
+            &self.refinement(rounding),
+            done,
+            &self.device,
+            watch,
+        )
+    }
+
+    fn bytes(&self, net: &QuantNet) -> Vec<u8> {
+        let packed = pack(net, self.info.clone(), Default::default()).unwrap();
+        lb_format::file::to_bytes(&packed).unwrap()
+    }
+
+    fn divergence(&self, net: &QuantNet) -> Divergence {
+        let n = &self.normalization;
+        let all = &mut |_| true;
+        let reference = Reference::new(&self.folded, &self.set, n, &self.device, all).unwrap();
+        reference.divergence(net, all).unwrap()
+    }
+}
+
+#[test]
+fn every_step_brings_the_network_closer_to_float() {
+    for shortcut in [Shortcut::A, Shortcut::B] {
+        let case = case("3", shortcut);
+        let plain = case.divergence(&case.start).kl;
+        let mut seen = watch(usize::MAX);
+        let corrected = (case.refine(case.start.clone(), None, Vec::new(), &mut seen)).unwrap();
+        let corrected = case.divergence(&corrected).kl;
+        let straight = Some(Rounding::Straight);
+        let learned = (case.refine(case.start.clone(), straight, Vec::new(), &mut seen)).unwrap();
+        let reconstructed = case.divergence(&learned).kl;
+        assert!(
+            corrected < plain && reconstructed < corrected,
+            "{shortcut}: {plain} {corrected} {reconstructed}"
+        );
+        assert_eq!(seen.reports.len(), case.start.units());
+        for r in &seen.reports {
+            let after = r.reconstructed_db.unwrap();
+            assert_eq!(r.kept, after > r.corrected_db, "{r:?}");
+        }
+    }
+}
+
+#[test]
+fn reconstruction_repeats_and_resumes_bit_for_bit() {
+    for rounding in [Rounding::Straight, Rounding::AdaRound] {
+        let case = case("w2a4", Shortcut::A);
+        let mut whole = watch(usize::MAX);
+        let rounding = Some(rounding);
+        let once = case.refine(case.start.clone(), rounding, Vec::new(), &mut whole);
+        let once = case.bytes(&once.unwrap());
+        let mut stopped = watch(3);
+        let error = case.refine(case.start.clone(), rounding, Vec::new(), &mut stopped);
+        assert!(error.unwrap_err().to_string().contains("interrupted"));
+        assert_eq!(stopped.reports.len(), 3);
+        // Through the file, as the command line does it.
+        let dir = tempfile::tempdir().unwrap();
+        let partial = |seed| {
+            let refinement = Refinement {
+                reconstruct: case
+                    .refinement(rounding)
+                    .reconstruct
+                    .map(|c| ReconstructConfig { seed, ..c }),
+                ..case.refinement(rounding)
+            };
+            let path = dir.path().join("x.partial");
+            Partial::new(
+                path,
+                &case.start,
+                &case.info,
+                &case.options,
+                &refinement,
+                case.set.pixels(),
+            )
+            .unwrap()
+        };
+        assert!(partial(3).load(&case.device).unwrap().is_none());
+        partial(3)
+            .save(&stopped.saved.unwrap(), &stopped.reports)
+            .unwrap();
+        assert!(
+            partial(4).load(&case.device).unwrap().is_none(),
+            "another seed"
+        );
+        let (net, done) = partial(3).load(&case.device).unwrap().unwrap();
+        let resumed = case.refine(net, rounding, done, &mut watch(usize::MAX));
+        assert!(case.bytes(&resumed.unwrap()) == once, "{rounding:?}");
+    }
+}
+
+#[test]
+fn tuning_lowers_the_divergence_and_resumes_bit_for_bit() {
+    let case = case("2", Shortcut::B);
+    let config = DistillConfig {
+        batch: 16,
+        augment: AugmentConfig::none(),
+        ..DistillConfig::new(30, 5)
+    };
+    let new = || {
+        let images = Arc::new(case.set.clone());
+        let (start, n) = (&case.start, case.normalization);
+        Distillation::new(start, &case.folded, images, n, &config, &case.device).unwrap()
+    };
+    let mut whole = new();
+    assert!(whole.run(&mut |_| true).unwrap());
+    let whole = whole.finish().unwrap();
+    let (before, after) = (case.divergence(&case.start).kl, case.divergence(&whole).kl);
+    assert!(after < before * 0.8, "{before} to {after}");
+
+    let mut first = new();
+    assert!(!first.run(&mut |p| p.step < 11).unwrap());
+    let stored = first.store().unwrap();
+    assert_eq!(stored.step, 11);
+    let mut rest = new().restore(&stored).unwrap();
+    assert!(rest.run(&mut |_| true).unwrap());
+    assert!(case.bytes(&rest.finish().unwrap()) == case.bytes(&whole));
+}
+
+#[test]
+fn networks_with_layers_in_float_are_refused_by_name() {
+    let mut case = case("4", Shortcut::B);
+    case.options.method = Method::Lbtorch;
+    let all = &mut |_| true;
+    let seen = observe(
+        &case.folded,
+        &case.set,
+        &case.normalization,
+        &case.device,
+        all,
+    )
+    .unwrap();
+    let net = quantize(&case.folded, &seen, &case.options).unwrap();
+    let straight = Some(Rounding::Straight);
+    let error = case.refine(net, straight, Vec::new(), &mut watch(usize::MAX));
+    let error = error.unwrap_err().to_string();
+    assert!(
+        error.contains("shortcut") && error.contains("float"),
+        "{error}"
+    );
+}
