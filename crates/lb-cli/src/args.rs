@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use lb_format::BitWidth;
 use lb_nn::learned::Rounding;
 use lb_resnet::model::{Arch, Shortcut};
-use lb_resnet::ptq::{Method, Widths};
+use lb_resnet::ptq::{LevelSet, Method, Widths};
 
 use crate::backend::Backend;
 use crate::units::{Points, Size, Time};
@@ -202,7 +202,8 @@ pub struct CalibrateArgs {
     #[command(flatten)]
     pub device: DeviceArgs,
     /// Widths: 1 to 8 or 16; weights and activations apart as in w2a4. For a target, those that
-    /// each layer and each activation may take [default: 2,4,8,16; for a target 2,3,4,6,8]
+    /// each layer and each activation may take [default: 2,4,8,16; 2,4 with --levels apot; for a
+    /// target 2,3,4,6,8]
     #[arg(long, value_delimiter = ',')]
     pub bits: Vec<Widths>,
     /// Largest packed file, e.g. 80kB: widths for every layer that lose least within it
@@ -236,6 +237,10 @@ pub struct CalibrateArgs {
     /// the predecessor's lbtorch [default: affine, and mse at 16 bits]
     #[arg(long)]
     pub method: Option<Method>,
+    /// Levels of weights: uniform, or apot (sums of powers of two, denser near zero; 2 to 6 bits,
+    /// wider edge layers stay uniform)
+    #[arg(long, default_value = "uniform")]
+    pub levels: LevelSet,
     /// Iterations of reconstruction a block, for brecq [default: 200; of adaround 800]
     #[arg(long, value_parser = at_least_one(1_000_000))]
     pub iterations: Option<usize>,
@@ -274,6 +279,7 @@ impl CalibrateArgs {
     pub fn widths(&self) -> Vec<Widths> {
         let default = match self.has_targets() {
             true => [2, 3, 4, 6, 8].as_slice(),
+            false if !self.levels.is_uniform() => &[2, 4],
             false => &[2, 4, 8, 16],
         };
         match self.bits.as_slice() {

@@ -59,6 +59,7 @@ fn misunderstandings_exit_with_2() {
         ("bench --seconds 0", "seconds"),
         ("bench --threads 0", "1..=1024"),
         ("calibrate --method brcq", "lbtorch"),
+        ("calibrate --levels powers", "uniform or apot"),
         ("calibrate --target-size 80", "80kB"),
         ("calibrate --target-drop 101", "percentage points"),
         ("calibrate --target-latency 1kB", "150us"),
@@ -142,6 +143,49 @@ fn packed_files_are_evaluated_in_integers_and_simulated_on_request() {
         let e = stderr(&o);
         assert!(e.contains("abacus") && e.contains("scalar"), "{line}: {e}");
     }
+}
+
+#[test]
+fn additive_powers_of_two_run_in_integers_and_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = &calibrated(dir.path(), "--bits 4 --levels apot")[0];
+    assert!(file.ends_with("w4a4-e8-affine-apot.lbq"), "{file}");
+    let eval = |rest: &str| {
+        let o = lb(dir.path(), &format!("eval {file} --json{rest}"));
+        json_lines(&o).remove(0)
+    };
+    let (integer, simulated) = (eval(""), eval(" --engine sim"));
+    assert_eq!(integer["arithmetic"], "integer");
+    let widths = integer["widths"].as_str().unwrap();
+    assert!(
+        widths.starts_with("W4A4 apot, edge layers W8A8"),
+        "{widths}"
+    );
+    let right = |row: &serde_json::Value| row["metrics"]["correct"].as_i64().unwrap();
+    assert!((right(&integer) - right(&simulated)).abs() <= 2);
+    let o = lb(dir.path(), &format!("inspect {file}"));
+    let said = String::from_utf8_lossy(&o.stdout).into_owned();
+    let levels = |layer: &str| -> String {
+        let line = said.lines().find(|l| l.contains(layer)).unwrap();
+        line.split('|').nth(4).unwrap().trim().into()
+    };
+    assert_eq!(levels("blocks.0.conv1"), "apot", "{said}");
+    assert_eq!(levels("stem"), "uniform", "{said}");
+    for (options, said) in [
+        ("--bits 8", "2 to 6 bits, not 8"),
+        ("--bits w1a4", "2 to 6 bits, not 1"),
+        ("--bits 4 --method brecq", "--method brecq"),
+        ("--target-size 80kB", "target"),
+    ] {
+        let o = lb(dir.path(), &format!("calibrate --levels apot {options}"));
+        assert_eq!(o.status.code(), Some(1), "{options}");
+        assert!(stderr(&o).contains(said), "{options}: {}", stderr(&o));
+    }
+    let tune = format!("finetune {file} --data synthetic");
+    let o = lb(dir.path(), &tune);
+    assert_eq!(o.status.code(), Some(1));
+    let e = stderr(&o);
+    assert!(e.contains("layer `") && e.contains("--levels apot"), "{e}");
 }
 
 #[test]

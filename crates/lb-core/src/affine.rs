@@ -5,6 +5,9 @@
 //! x̂    = scale · (code − zero_point) + offset
 //! ```
 //!
+//! With a table of [`Levels`], the code is that of the level nearest to `(x − offset) / scale`, and
+//! the level takes the place of `code − zero_point`.
+//!
 //! Codes are held in float tensors: exact up to 2²⁴, wider than any code here, and every backend
 //! computes on floats. Inputs are finite; NaN stays NaN (the scalar form maps it to the zero
 //! point).
@@ -13,7 +16,7 @@
 mod cpu;
 
 use burn::tensor::{Device, Tensor};
-use lb_format::{Affine, QParams};
+use lb_format::{Affine, Levels, QParams};
 
 /// Codes of `x`, as floats.
 ///
@@ -24,6 +27,9 @@ use lb_format::{Affine, QParams};
 /// If per-channel parameters do not match axis 0.
 pub fn quantize<const D: usize>(x: Tensor<D>, q: &QParams) -> Tensor<D> {
     let range = q.range();
+    if let Some(levels) = &q.levels {
+        return nearest(steps(x, q), levels);
+    }
     let steps = match per_tensor(q) {
         Some(a) => {
             let x = if a.offset == 0.0 {
@@ -46,11 +52,37 @@ pub fn quantize<const D: usize>(x: Tensor<D>, q: &QParams) -> Tensor<D> {
     steps.clamp(range.lo as f32, range.hi as f32)
 }
 
+/// `(x − offset) / scale`
+fn steps<const D: usize>(x: Tensor<D>, q: &QParams) -> Tensor<D> {
+    let p = Broadcast::<D>::new(q, &x.device());
+    (x - p.offset) / p.scale
+}
+
+/// The codes of the nearest levels: how many boundaries lie below. A pass for each, so this is for
+/// weights, not for activations.
+fn nearest<const D: usize>(steps: Tensor<D>, levels: &Levels) -> Tensor<D> {
+    let none = steps.zeros_like();
+    (levels.boundaries()).fold(none, |n, b| n + steps.clone().greater_scalar(b).float())
+}
+
+/// The levels of `codes`.
+fn look_up<const D: usize>(codes: Tensor<D>, levels: &Levels) -> Tensor<D> {
+    let table: Vec<f32> = levels.as_slice().iter().map(|&l| l as f32).collect();
+    let table = Tensor::<1>::from_data(table.as_slice(), &codes.device());
+    let shape = codes.dims();
+    table.select(0, codes.reshape([-1]).int()).reshape(shape)
+}
+
 /// The real values that `codes` stand for.
 ///
 /// # Shapes
 /// As [`quantize`].
 pub fn dequantize<const D: usize>(codes: Tensor<D>, q: &QParams) -> Tensor<D> {
+    // Zero points are 0 with levels.
+    let codes = match &q.levels {
+        Some(levels) => look_up(codes, levels),
+        None => codes,
+    };
     match per_tensor(q) {
         Some(a) => {
             let k = if a.zero_point == 0 {
@@ -89,29 +121,33 @@ pub fn fake_quantize<const D: usize>(x: Tensor<D>, q: &QParams) -> Tensor<D> {
     if !x.device().is_autodiff() {
         return dequantize(quantize(x, q), q);
     }
-    let range = q.range();
+    let (lo, hi) = match (&q.levels, q.range()) {
+        (Some(levels), r) => (levels.level(r.lo), levels.level(r.hi)),
+        (None, r) => (r.lo, r.hi),
+    };
     let quantized = dequantize(quantize(x.clone().detach(), q), q);
     let clipped = match per_tensor(q) {
-        Some(a) => x.clamp(a.dequantize(range.lo), a.dequantize(range.hi)),
+        Some(a) => x.clamp(a.dequantize(lo), a.dequantize(hi)),
         None => {
             let p = Broadcast::<D>::new(q, &x.device());
             let bound = |code: i32| {
                 (p.zero_point.clone() * -1.0 + code as f32) * p.scale.clone() + p.offset.clone()
             };
-            x.max_pair(bound(range.lo)).min_pair(bound(range.hi))
+            x.max_pair(bound(lo)).min_pair(bound(hi))
         }
     };
     clipped.clone() + (quantized - clipped).detach()
 }
 
+/// The one map of a whole tensor, if its codes are equidistant: what can be done with scalars.
 fn per_tensor(q: &QParams) -> Option<Affine> {
-    match q.affine.as_slice() {
-        [a] => Some(*a),
+    match (q.affine.as_slice(), &q.levels) {
+        ([a], None) => Some(*a),
         _ => None,
     }
 }
 
-/// Per-channel parameters of shape `[C, 1, …, 1]`.
+/// Parameters of shape `[C, 1, …, 1]`, `C = 1` if one map is for all.
 struct Broadcast<const D: usize> {
     scale: Tensor<D>,
     zero_point: Tensor<D>,
@@ -148,9 +184,9 @@ mod tests {
         let codes: Vec<f32> = quantize(tensor(x), q).try_to_vec_as().unwrap();
         let back: Vec<f32> = fake_quantize(tensor(x), q).try_to_vec_as().unwrap();
         for ((&x, code), back) in x.iter().zip(codes).zip(back) {
-            let expected = q.channel(0).quantize(x, q.range());
+            let expected = q.quantize(0, x);
             assert_eq!(code, expected as f32, "{x} under {q:?}");
-            assert_eq!(back, q.channel(0).dequantize(expected), "{x} under {q:?}");
+            assert_eq!(back, q.dequantize(0, expected), "{x} under {q:?}");
         }
     }
 
@@ -176,7 +212,40 @@ mod tests {
         }
     }
 
+    #[test]
+    fn tensor_and_scalar_forms_agree_on_every_tie_between_levels() {
+        for bits in (2..=6).map(|b| BitWidth::new(b).unwrap()) {
+            for offset in [0.0, -0.75, 0.3] {
+                let a = Affine {
+                    scale: 0.5,
+                    zero_point: 0,
+                    offset,
+                };
+                let mut q = QParams::per_tensor(bits, false, a);
+                q.levels = Some(Levels::additive_powers_of_two(bits).unwrap());
+                q.validate("test", 1).unwrap();
+                let x: Vec<f32> = (-600..600).map(|i| i as f32 * 0.125).collect();
+                check_equal(&x, &q);
+            }
+        }
+    }
+
     proptest! {
+        #[test]
+        fn tensor_and_scalar_forms_of_tables_agree(
+            table in proptest::collection::btree_set(-127i32..=127, 2..40),
+            scale in 1e-5f32..1e3, offset in -2.0f32..2.0, per_channel: bool,
+            x in proptest::collection::vec(-1e3f32..1e3, 1..64),
+        ) {
+            let a = Affine { scale, zero_point: 0, offset };
+            let mut q = QParams::per_tensor(BitWidth::EIGHT, false, a);
+            q.levels = Some(Levels::new(table.into_iter().collect()).unwrap());
+            if per_channel {
+                q.affine = vec![a; x.len()];
+            }
+            check_equal(&x, &q);
+        }
+
         #[test]
         fn tensor_and_scalar_forms_agree(
             w in 0usize..9, signed: bool, zp in -70000i32..70000, scale in 1e-5f32..1e3,
@@ -206,6 +275,7 @@ mod tests {
                     offset: 0.25,
                 },
             ],
+            levels: None,
         };
         let x = [[-2.4f32, 0.5, 9.0], [-0.2, 0.26, 0.5]];
         let t = Tensor::<2>::from_data(x, &Device::flex());
@@ -235,7 +305,10 @@ mod tests {
             affine: vec![per_tensor.affine[0]; 2],
             ..per_tensor.clone()
         };
-        for q in [per_tensor, per_channel] {
+        // The levels 0, 1 and 3 instead: no different on these values.
+        let mut levels = per_channel.clone();
+        levels.levels = Some(Levels::new(vec![0, 1, 3]).unwrap());
+        for q in [per_tensor, per_channel, levels] {
             let x = Tensor::<2>::from_data([[-0.6f32, 0.4], [1.2, 3.4]], &device).require_grad();
             let y = fake_quantize(x.clone(), &q);
             let values: Vec<f32> = y.clone().try_to_vec_as().unwrap();

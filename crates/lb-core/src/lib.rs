@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`affine`] | quantize, dequantize, fake-quantize with a straight-through gradient |
 //! | [`learned`] | fake quantization of activations with a learned step, and QDrop |
+//! | [`levels`] | search of scale and offset for weights with a table of levels |
 //! | [`moments`] | mean and deviation of each channel |
 //! | [`scheme`] | bits, signedness, symmetry and granularity, before any range is known |
 //! | [`range`] | a real range becomes [`QParams`](lb_format::QParams) |
@@ -37,6 +38,7 @@ mod error;
 #[cfg(feature = "flex")]
 pub mod host;
 pub mod learned;
+pub mod levels;
 pub mod moments;
 pub mod observe;
 pub mod range;

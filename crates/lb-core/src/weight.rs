@@ -39,17 +39,7 @@ pub fn qparams<const D: usize>(
         Granularity::PerChannel => weight.dims()[0],
         Granularity::PerTensor => 1,
     };
-    let values: Vec<f32> = weight
-        .clone()
-        .try_to_vec_as()
-        .map_err(|e| CoreError::Device(e.to_string()))?;
-    let bad = values.iter().filter(|v| !v.is_finite()).count() as u64;
-    if bad > 0 {
-        return Err(CoreError::NonFinite {
-            count: bad,
-            total: values.len() as u64,
-        });
-    }
+    finite(&weight)?;
     let w: Tensor<2> = weight.detach().reshape([rows as i32, -1]);
     let bits = scheme.bits;
     let affine = match (scheme.symmetry, rule) {
@@ -82,7 +72,23 @@ pub fn qparams<const D: usize>(
         bits,
         signed: true,
         affine,
+        levels: None,
     })
+}
+
+/// The values of `weight`, row-major, if all are finite.
+pub(crate) fn finite<const D: usize>(weight: &Tensor<D>) -> Result<Vec<f32>, CoreError> {
+    let values: Vec<f32> = weight
+        .clone()
+        .try_to_vec_as()
+        .map_err(|e| CoreError::Device(e.to_string()))?;
+    match values.iter().filter(|v| !v.is_finite()).count() as u64 {
+        0 => Ok(values),
+        count => Err(CoreError::NonFinite {
+            count,
+            total: values.len() as u64,
+        }),
+    }
 }
 
 /// For each row, the fraction of its symmetric range with the least squared error.
@@ -97,6 +103,7 @@ fn best_shrink(w: Tensor<2>, max: &[f32], bits: BitWidth) -> Result<Vec<f32>, Co
                 .iter()
                 .map(|m| range::symmetric(m * shrink, bits))
                 .collect(),
+            levels: None,
         };
         let d = crate::affine::dequantize(crate::affine::quantize(w.clone(), &q), &q) - w.clone();
         for (best, error) in best.iter_mut().zip(host((d.clone() * d).sum_dim(1))?) {

@@ -47,6 +47,7 @@ fn quantize(weight: &[f32], shape: &[usize], bits: BitWidth) -> Result<Weight, F
             bits,
             signed: true,
             affine,
+            levels: None,
         },
     })
 }

@@ -28,7 +28,7 @@ pub struct IntegerLayer {
     pub padding: usize,
     /// Bias in real units, one per output channel.
     pub bias: Vec<f32>,
-    /// Bits a stored weight.
+    /// Bits a stored weight. Where it has a table of levels, `q` is wider.
     pub bits: u8,
 }
 
@@ -40,6 +40,9 @@ impl IntegerLayer {
     /// - `o = s·h/2` with an integer `h` (binary weights, half-integer zero points):
     ///   `q = 2(k − z) + h` with half the scale;
     /// - otherwise `q = k − z` and the offset stays.
+    ///
+    /// Codes of a table of levels (additive powers of two) are looked up here, once: `k` is then the
+    /// level, which fits 8 bits, and kernels never see that it was stored in fewer.
     ///
     /// Where `q` would not fit 8 bits though the codes do, `q = k − 2^(b−1)` and the difference
     /// goes into the offset.
@@ -56,9 +59,12 @@ impl IntegerLayer {
             (LayerKind::Linear, &[o, i]) => (o, i, [1, 1], 1, 0),
             _ => unreachable!("validated networks have no other layers"),
         };
-        let unpacked = codes.unpack();
+        let mut unpacked = codes.unpack();
+        if let Some(levels) = &qparams.levels {
+            unpacked.iter_mut().for_each(|k| *k = levels.level(*k));
+        }
         let (row, area) = (c_in * kernel[0] * kernel[1], kernel[0] * kernel[1]);
-        let middle = match codes.signed() {
+        let middle = match codes.signed() || qparams.levels.is_some() {
             true => 0,
             false => codes.bits().levels() as i32 / 2,
         };
@@ -160,7 +166,7 @@ impl Form {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lb_format::{BitWidth, PackedTensor, QParams};
+    use lb_format::{BitWidth, Levels, PackedTensor, QParams};
 
     fn layer(bits: u8, signed: bool, codes: &[i32], affine: Affine) -> Layer {
         let bits = BitWidth::new(bits).unwrap();
@@ -228,6 +234,30 @@ mod tests {
         };
         let q = IntegerLayer::new(&conv).unwrap().q;
         assert_eq!(q, [0, 6, 1, 7, 2, 8, 3, 9, 4, 10, 5, 11]);
+    }
+
+    #[test]
+    fn codes_of_a_table_become_its_levels() {
+        let four = BitWidth::new(4).unwrap();
+        let levels = Levels::additive_powers_of_two(four).unwrap();
+        let codes: Vec<i32> = (0..15).collect();
+        for offset in [0.0, 0.01] {
+            let affine = Affine {
+                scale: 0.25,
+                zero_point: 0,
+                offset,
+            };
+            let mut l = layer(4, false, &codes, affine);
+            let Weight::Codes { qparams, .. } = &mut l.weight else {
+                unreachable!()
+            };
+            qparams.levels = Some(levels.clone());
+            let integer = IntegerLayer::new(&l).unwrap();
+            assert_eq!(integer.q, levels.as_slice());
+            assert!(integer.fits_i8());
+            assert_eq!((integer.scale[0], integer.offset[0]), (0.25, offset));
+            assert_eq!(integer.bits, 4);
+        }
     }
 
     #[test]

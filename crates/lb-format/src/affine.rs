@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BitWidth, CodeRange, FormatError};
+use crate::{BitWidth, CodeRange, FormatError, Levels};
 
 /// One affine map between real values and integer codes.
 ///
@@ -76,8 +76,8 @@ impl Affine {
     }
 }
 
-/// Quantization parameters of a tensor: width, signedness, and one [`Affine`] for the whole
-/// tensor or one per index of its first axis.
+/// Quantization parameters of a tensor: width, signedness, one [`Affine`] for the whole tensor or
+/// one per index of its first axis, and for weights perhaps a table of [`Levels`].
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct QParams {
     /// Bits a code.
@@ -86,6 +86,10 @@ pub struct QParams {
     pub signed: bool,
     /// One entry: per tensor. `C` entries: per channel along axis 0.
     pub affine: Vec<Affine>,
+    /// What codes stand for in steps of the scale, if not themselves: `x̂ = s · level[code] + o`,
+    /// codes from 0 and zero points 0. Of weights only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub levels: Option<Levels>,
 }
 
 impl QParams {
@@ -95,12 +99,37 @@ impl QParams {
             bits,
             signed,
             affine: vec![affine],
+            levels: None,
         }
     }
 
     /// The codes.
-    pub const fn range(&self) -> CodeRange {
-        self.bits.range(self.signed)
+    pub fn range(&self) -> CodeRange {
+        match &self.levels {
+            None => self.bits.range(self.signed),
+            Some(levels) => levels.range(),
+        }
+    }
+
+    /// The code of `x` in channel `c`.
+    ///
+    /// # Panics
+    /// As [`channel`](Self::channel).
+    pub fn quantize(&self, c: usize, x: f32) -> i32 {
+        let a = self.channel(c);
+        match &self.levels {
+            None => a.quantize(x, self.range()),
+            Some(levels) => levels.nearest((x - a.offset) / a.scale),
+        }
+    }
+
+    /// The real value that `code` stands for in channel `c`.
+    ///
+    /// # Panics
+    /// As [`channel`](Self::channel); also if `code` has no level.
+    pub fn dequantize(&self, c: usize, code: i32) -> f32 {
+        let steps = self.levels.as_ref().map_or(code, |l| l.level(code));
+        self.channel(c).dequantize(steps)
     }
 
     /// The map of channel `c`.
@@ -115,7 +144,7 @@ impl QParams {
         }
     }
 
-    /// Checks every map, and that there is one or `channels` of them.
+    /// Checks every map, that there is one or `channels` of them, and that levels have codes.
     ///
     /// # Errors
     /// Names `what` and the first value that is wrong.
@@ -129,7 +158,21 @@ impl QParams {
         for (c, a) in self.affine.iter().enumerate() {
             a.validate(&format!("{what}[{c}]"), self.range())?;
         }
-        Ok(())
+        let Some(levels) = &self.levels else {
+            return Ok(());
+        };
+        let most = self.bits.levels() as usize;
+        let problem = if levels.as_slice().len() > most {
+            let n = levels.as_slice().len();
+            format!("{n}, but {} bits have {most} codes", self.bits)
+        } else if self.signed {
+            "their codes start at 0, but are said to be signed".into()
+        } else if self.affine.iter().any(|a| a.zero_point != 0) {
+            "a zero point has no meaning with them".into()
+        } else {
+            return Ok(());
+        };
+        Err(FormatError::invalid(format!("{what}, levels"), problem))
     }
 }
 
@@ -189,6 +232,28 @@ mod tests {
             assert!(e.to_string().contains("layer `x`, scale"), "{e}");
         }
         assert!(plain(1.0, 256).validate("x", r).is_err());
+    }
+
+    #[test]
+    fn levels_need_codes_from_0() {
+        let four = BitWidth::new(4).unwrap();
+        let mut q = QParams::per_tensor(four, false, plain(0.5, 0));
+        q.levels = Some(Levels::additive_powers_of_two(four).unwrap());
+        q.validate("x", 1).unwrap();
+        assert_eq!((q.range().lo, q.range().hi), (0, 14));
+        assert_eq!(q.dequantize(0, q.quantize(0, 2.6)), 3.0); // 6 steps; 5 would be nearer
+        type Change = fn(&mut QParams);
+        let changes: [(Change, &str); 3] = [
+            (|q| q.signed = true, "signed"),
+            (|q| q.affine[0].zero_point = 1, "zero point"),
+            (|q| q.bits = BitWidth::new(3).unwrap(), "8 codes"),
+        ];
+        for (change, said) in changes {
+            let mut q = q.clone();
+            change(&mut q);
+            let e = q.validate("x", 1).unwrap_err().to_string();
+            assert!(e.contains("x, levels") && e.contains(said), "{e}");
+        }
     }
 
     proptest! {

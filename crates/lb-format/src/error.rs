@@ -20,11 +20,11 @@ pub enum FormatError {
     #[error("not a quantized network of `lb` ({0}); `lb calibrate` writes them")]
     NotQuantized(String),
     /// Written by another `lb`.
-    #[error("format version {found}, but this `lb` reads version {supported}: {}", if found > supported { "update `lb`" } else { "write it again with `lb calibrate`" })]
+    #[error("format version {found}, but this `lb` reads versions {} to {supported}: {}", crate::file::OLDEST, if found > supported { "update `lb`" } else { "write it again with `lb calibrate`" })]
     Version {
         /// Version in the file.
         found: u32,
-        /// The version that this code reads.
+        /// The newest version that this code reads.
         supported: u32,
     },
     /// The tensor data changed after it was written.

@@ -1,7 +1,8 @@
 //! The packed file (`.lbq`): a safetensors container.
 //!
 //! Its one metadata entry, `lb`, is JSON: format version, a CRC-32 over the JSON and all tensor
-//! data, the network's description, its layers (geometry and width), its activations and its graph.
+//! data, the network's description, its layers (geometry and width), its activations and its graph;
+//! since version 3, tables of levels that are not equidistant, each once, and layers' indices in them.
 //! The tensors:
 //!
 //! | name | type | shape |
@@ -21,12 +22,16 @@ use serde::{Deserialize, Serialize};
 
 use crate::network::{Recipe, Weight};
 use crate::{
-    Activation, Affine, BitWidth, FormatError, Graph, Layer, LayerKind, NetworkInfo, PackedTensor,
-    QParams, QuantizedNetwork, atomic,
+    Activation, Affine, BitWidth, FormatError, Graph, Layer, LayerKind, Levels, NetworkInfo,
+    PackedTensor, QParams, QuantizedNetwork, atomic,
 };
 
-/// The format version that is written and read.
-pub const VERSION: u32 = 2;
+/// The newest format version that is read. A network is written in the oldest that can hold it:
+/// 3 if a weight has a table of levels, else 2.
+pub const VERSION: u32 = 3;
+
+/// The oldest format version that is read.
+pub const OLDEST: u32 = 2;
 
 /// Largest file that is read. The networks of this project take at most some megabytes.
 pub const MAX_BYTES: u64 = 1 << 30;
@@ -42,6 +47,9 @@ struct Header {
     layers: Vec<LayerHeader>,
     activations: Vec<Activation>,
     graph: Graph,
+    /// Distinct tables of levels, by first use. Since version 3.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    tables: Vec<Levels>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -58,6 +66,9 @@ struct LayerHeader {
 struct CodeHeader {
     bits: BitWidth,
     signed: bool,
+    /// Index of the table of what codes stand for, if not themselves. Since version 3.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    levels: Option<usize>,
 }
 
 /// Writes `network` to `path` (temporary name, then rename).
@@ -136,8 +147,10 @@ pub fn to_bytes(network: &QuantizedNetwork) -> Result<Vec<u8>, FormatError> {
     }
     tensors.sort_by(|a, b| a.0.cmp(&b.0));
 
+    let tables = tables_of(&network.layers);
+    let table = |q: &QParams| tables.iter().position(|t| Some(t) == q.levels.as_ref());
     let mut header = Header {
-        version: VERSION,
+        version: version_of(&tables),
         crc32: 0,
         info: network.info.clone(),
         recipe: network.recipe.clone(),
@@ -149,9 +162,10 @@ pub fn to_bytes(network: &QuantizedNetwork) -> Result<Vec<u8>, FormatError> {
                 kind: l.kind,
                 shape: l.weight.shape().to_vec(),
                 codes: match &l.weight {
-                    Weight::Codes { codes, .. } => Some(CodeHeader {
+                    Weight::Codes { codes, qparams } => Some(CodeHeader {
                         bits: codes.bits(),
                         signed: codes.signed(),
+                        levels: table(qparams),
                     }),
                     Weight::Float { .. } => None,
                 },
@@ -159,6 +173,7 @@ pub fn to_bytes(network: &QuantizedNetwork) -> Result<Vec<u8>, FormatError> {
             .collect(),
         activations: network.activations.clone(),
         graph: network.graph.clone(),
+        tables: tables.clone(),
     };
     header.crc32 = checksum(
         &header,
@@ -195,7 +210,7 @@ pub fn from_bytes(bytes: &[u8]) -> Result<QuantizedNetwork, FormatError> {
     let broken =
         |e: serde_json::Error| FormatError::NotQuantized(format!("its `{KEY}` entry: {e}"));
     let Version { version } = serde_json::from_str(header).map_err(broken)?;
-    if version != VERSION {
+    if !(OLDEST..=VERSION).contains(&version) {
         return Err(FormatError::Version {
             found: version,
             supported: VERSION,
@@ -215,7 +230,7 @@ pub fn from_bytes(bytes: &[u8]) -> Result<QuantizedNetwork, FormatError> {
     let layers = header
         .layers
         .into_iter()
-        .map(|l| read_layer(l, &tensors))
+        .map(|l| read_layer(l, &tensors, &header.tables))
         .collect::<Result<Vec<_>, _>>()?;
     let network = QuantizedNetwork {
         info: header.info,
@@ -225,10 +240,43 @@ pub fn from_bytes(bytes: &[u8]) -> Result<QuantizedNetwork, FormatError> {
         graph: header.graph,
     };
     network.validate()?;
+    // As a writer leaves them: all used, none twice; and none in a version that has no tables.
+    let tables = tables_of(&network.layers);
+    if header.tables != tables || version != version_of(&tables) {
+        let problem = format!(
+            "{} in a file of version {version}, of which layers use {}",
+            header.tables.len(),
+            tables.len()
+        );
+        return Err(FormatError::invalid("tables of levels", problem));
+    }
     Ok(network)
 }
 
-fn read_layer(header: LayerHeader, tensors: &SafeTensors) -> Result<Layer, FormatError> {
+/// The oldest version that can hold a network with these tables.
+fn version_of(tables: &[Levels]) -> u32 {
+    if tables.is_empty() { OLDEST } else { VERSION }
+}
+
+/// Distinct tables of levels, by first use.
+fn tables_of(layers: &[Layer]) -> Vec<Levels> {
+    let mut tables: Vec<Levels> = Vec::new();
+    for layer in layers {
+        if let Weight::Codes { qparams, .. } = &layer.weight
+            && let Some(levels) = &qparams.levels
+            && !tables.contains(levels)
+        {
+            tables.push(levels.clone());
+        }
+    }
+    tables
+}
+
+fn read_layer(
+    header: LayerHeader,
+    tensors: &SafeTensors,
+    tables: &[Levels],
+) -> Result<Layer, FormatError> {
     let get = |suffix: &str, dtype: Dtype| -> Result<Option<&[u8]>, FormatError> {
         let name = format!("{}.{suffix}", header.name);
         let Ok(t) = tensors.tensor(&name) else {
@@ -252,7 +300,18 @@ fn read_layer(header: LayerHeader, tensors: &SafeTensors) -> Result<Layer, Forma
             values: f32_values(need("weight", Dtype::F32)?),
             shape: header.shape,
         },
-        Some(CodeHeader { bits, signed }) => {
+        Some(CodeHeader {
+            bits,
+            signed,
+            levels,
+        }) => {
+            let table = |i: usize| {
+                tables.get(i).cloned().ok_or_else(|| {
+                    let problem = format!("table {i} of {}", tables.len());
+                    FormatError::invalid(format!("layer `{}`, levels", header.name), problem)
+                })
+            };
+            let levels = levels.map(table).transpose()?;
             let bytes = need("codes", Dtype::U8)?.to_vec();
             let codes = PackedTensor::from_bytes(bytes, &header.shape, bits, signed)?;
             let scales = f32_values(need("scale", Dtype::F32)?);
@@ -282,6 +341,7 @@ fn read_layer(header: LayerHeader, tensors: &SafeTensors) -> Result<Layer, Forma
                     bits,
                     signed,
                     affine,
+                    levels,
                 },
             }
         }
@@ -338,177 +398,4 @@ fn i32_values(bytes: &[u8]) -> Vec<i32> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::graph::{Op, Shape};
-    use proptest::prelude::*;
-
-    fn network() -> QuantizedNetwork {
-        let four = BitWidth::new(4).unwrap();
-        let qparams = QParams {
-            bits: four,
-            signed: true,
-            affine: (0..2)
-                .map(|c| Affine {
-                    scale: 0.1 + c as f32,
-                    zero_point: 0,
-                    offset: 0.01 * c as f32,
-                })
-                .collect(),
-        };
-        let codes: Vec<i32> = (0..2 * 3 * 9).map(|i| i % 16 - 8).collect();
-        QuantizedNetwork {
-            info: NetworkInfo {
-                arch: "resnet8".into(),
-                shortcut: "a".into(),
-                classes: vec!["cat".into(), "dog".into()],
-                mean: [0.5; 3],
-                std: [0.25; 3],
-                trained_on: String::new(),
-            },
-            recipe: Recipe {
-                method: "mse".into(),
-                ..Default::default()
-            },
-            layers: vec![
-                Layer {
-                    name: "stem".into(),
-                    kind: LayerKind::Conv {
-                        stride: 1,
-                        padding: 1,
-                    },
-                    weight: Weight::Codes {
-                        codes: PackedTensor::pack(&codes, &[2, 3, 3, 3], four, true).unwrap(),
-                        qparams,
-                    },
-                    bias: vec![0.5, -0.5],
-                },
-                Layer {
-                    name: "linear".into(),
-                    kind: LayerKind::Linear,
-                    weight: Weight::Float {
-                        shape: vec![2, 2],
-                        values: vec![1.0, 2.0, 3.0, 4.0],
-                    },
-                    bias: vec![0.0, 0.1],
-                },
-            ],
-            activations: vec![Activation {
-                name: "input".into(),
-                relu: false,
-                qparams: Some(QParams::per_tensor(
-                    BitWidth::EIGHT,
-                    false,
-                    Affine {
-                        scale: 0.02,
-                        zero_point: 110,
-                        offset: 0.0,
-                    },
-                )),
-            }],
-            graph: {
-                let mut g = Graph::new(Shape::new(3, 8, 8));
-                let x = g.push(Op::activation("input"), &[0]);
-                let x = g.push(Op::conv("stem"), &[x]);
-                let x = g.push(Op::GlobalAveragePool, &[x]);
-                g.push(Op::linear("linear"), &[x]);
-                g
-            },
-        }
-    }
-
-    #[test]
-    fn round_trips_and_is_deterministic() {
-        let net = network();
-        let bytes = to_bytes(&net).unwrap();
-        assert_eq!(from_bytes(&bytes).unwrap(), net);
-        for _ in 0..5 {
-            assert_eq!(to_bytes(&net).unwrap(), bytes);
-        }
-    }
-
-    #[test]
-    fn every_flipped_byte_is_noticed_or_harmless() {
-        // A flip either fails, or (white space, unordered names) leaves the same network.
-        let net = network();
-        let bytes = to_bytes(&net).unwrap();
-        for i in 0..bytes.len() {
-            for bit in [1u8, 0x10, 0x80] {
-                let mut b = bytes.clone();
-                b[i] ^= bit;
-                if let Ok(read) = from_bytes(&b) {
-                    assert_eq!(read, net, "byte {i} ^ {bit:#x} was accepted");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn truncation_is_refused() {
-        let bytes = to_bytes(&network()).unwrap();
-        for n in 0..bytes.len() {
-            assert!(from_bytes(&bytes[..n]).is_err(), "{n} bytes");
-        }
-    }
-
-    #[test]
-    fn invalid_networks_are_not_written() {
-        let broken: [fn(&mut QuantizedNetwork); 7] = [
-            |n| n.layers[0].bias[0] = f32::NAN,
-            |n| n.layers[0].bias.push(0.0),
-            |n| n.layers[1].name = "stem".into(),
-            |n| n.activations[0].qparams.as_mut().unwrap().affine[0].scale = 0.0,
-            |n| n.info.classes.clear(),
-            |n| n.info.std[1] = 0.0,
-            |n| n.graph.nodes.truncate(3),
-        ];
-        for (i, f) in broken.into_iter().enumerate() {
-            let mut net = network();
-            f(&mut net);
-            assert!(to_bytes(&net).is_err(), "case {i}");
-        }
-    }
-
-    #[test]
-    fn another_version_is_called_that() {
-        let text = String::from_utf8_lossy(&to_bytes(&network()).unwrap()).into_owned();
-        assert!(text.contains(r#"\"version\":2"#));
-        let bytes: Vec<u8> = to_bytes(&network()).unwrap();
-        let at = bytes
-            .windows(12)
-            .position(|w| w == br#"\"version\":"#)
-            .unwrap();
-        let mut newer = bytes.clone();
-        newer[at + 12] = b'9';
-        let e = from_bytes(&newer).unwrap_err();
-        assert!(matches!(e, FormatError::Version { found: 9, .. }), "{e}");
-    }
-
-    #[test]
-    fn errors_name_the_file() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("x.lbq");
-        let e = read(&path).unwrap_err().to_string();
-        assert!(e.contains("x.lbq"), "{e}");
-        std::fs::write(&path, b"hello").unwrap();
-        let e = read(&path).unwrap_err().to_string();
-        assert!(e.contains("x.lbq"), "{e}");
-    }
-
-    proptest! {
-        #[test]
-        fn random_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..600)) {
-            let _ = from_bytes(&bytes);
-        }
-
-        #[test]
-        fn random_edits_never_panic(edits in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..20)) {
-            let mut bytes = to_bytes(&network()).unwrap();
-            for (at, value) in edits {
-                let i = at.index(bytes.len());
-                bytes[i] = value;
-            }
-            let _ = from_bytes(&bytes);
-        }
-    }
-}
+mod tests;

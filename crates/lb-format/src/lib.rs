@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`bits`] | bit widths (1 to 8, and 16) and the codes each can hold |
 //! | [`affine`] | the quantization formula, scalar form |
+//! | [`levels`] | levels that are not equidistant, of weights: a table of integers |
 //! | [`packed`] | sub-byte codes, really packed: one canonical bit layout |
 //! | [`network`] | layers, activations and provenance of a quantized network |
 //! | [`graph`] | the order in which they are applied; every edge's shape and codes |
@@ -16,6 +17,8 @@
 //! code = clamp(round_half_even((x − o) / s) + z, lo, hi)
 //! x̂    = s · (code − z) + o
 //! ```
+//!
+//! With a table of levels, `x̂ = s · level[code] + o`, and the code is that of the nearest level.
 //!
 //! ```
 //! use lb_format::{Affine, BitWidth};
@@ -33,6 +36,7 @@ pub mod bits;
 mod error;
 pub mod file;
 pub mod graph;
+pub mod levels;
 pub mod network;
 pub mod packed;
 
@@ -41,5 +45,6 @@ pub use bits::{BitWidth, CodeRange};
 pub use error::FormatError;
 pub use file::{read, write};
 pub use graph::Graph;
+pub use levels::Levels;
 pub use network::{Activation, Layer, LayerKind, NetworkInfo, QuantizedNetwork, Weight};
 pub use packed::PackedTensor;

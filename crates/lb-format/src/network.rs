@@ -118,10 +118,20 @@ impl Weight {
                 let row: usize = codes.shape()[1..].iter().product();
                 let mut values = Vec::new();
                 for (i, code) in codes.unpack().into_iter().enumerate() {
-                    values.push(qparams.channel(i / row).dequantize(code));
+                    values.push(qparams.dequantize(i / row, code));
                 }
                 values
             }
+        }
+    }
+
+    /// How levels are spaced, in words: `uniform`, `apot` or `table`; of a float weight nothing.
+    pub fn levels(&self) -> &'static str {
+        match self {
+            Self::Codes { qparams, .. } => {
+                (qparams.levels.as_ref()).map_or("uniform", |l| l.name())
+            }
+            Self::Float { .. } => "",
         }
     }
 
@@ -172,6 +182,13 @@ impl QuantizedNetwork {
             if let Some(q) = &act.qparams {
                 if q.affine.len() != 1 {
                     return Err(FormatError::invalid(what, "must have one scale"));
+                }
+                // Whoever adds or compares activations relies on equidistant codes.
+                if q.levels.is_some() {
+                    return Err(FormatError::invalid(
+                        what,
+                        "only weights have tables of levels",
+                    ));
                 }
                 q.validate(&what, 1)?;
             }
@@ -289,7 +306,16 @@ impl Layer {
                         "codes and scales differ in width",
                     ));
                 }
-                qparams.validate(&what, shape[0])
+                qparams.validate(&what, shape[0])?;
+                // Codes fit their width, but a table may be shorter than that.
+                if qparams.levels.is_some()
+                    && let Some(k) =
+                        (codes.unpack().into_iter()).find(|&k| !qparams.range().contains(k))
+                {
+                    let problem = format!("code {k} has none, the last is {}", qparams.range().hi);
+                    return Err(FormatError::invalid(format!("{what}, levels"), problem));
+                }
+                Ok(())
             }
             Weight::Float { shape, values } => {
                 let n = shape.iter().try_fold(1usize, |n, &d| n.checked_mul(d));

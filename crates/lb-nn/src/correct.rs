@@ -115,9 +115,10 @@ mod tests {
     use crate::layer::Conv;
     use crate::{ConvBnConfig, fold};
     use burn::tensor::{Device, Distribution};
+    use lb_core::levels;
     use lb_core::weight::{self, WeightRule};
     use lb_core::{Granularity, QScheme, Symmetry};
-    use lb_format::BitWidth;
+    use lb_format::{BitWidth, Levels};
 
     #[test]
     fn moments_match_afterwards() {
@@ -134,7 +135,17 @@ mod tests {
             Symmetry::Affine,
             Granularity::PerChannel,
         );
-        let q = weight::qparams(conv.weight.val(), scheme, WeightRule::Mse).unwrap();
+        let w = conv.weight.val();
+        let uniform = weight::qparams(w.clone(), scheme, WeightRule::Mse).unwrap();
+        let apot = Levels::additive_powers_of_two(scheme.bits).unwrap();
+        let apot = levels::qparams(w, &apot, scheme, WeightRule::Mse).unwrap();
+        for q in [uniform, apot] {
+            check_moments(conv.clone(), q);
+        }
+    }
+
+    fn check_moments(conv: burn::nn::conv::Conv2d, q: QParams) {
+        let device = Device::flex();
         let x = Tensor::<4>::random([16, 8, 8, 8], Distribution::Uniform(0.0, 2.0), &device);
         let moments = |y: Tensor<4>| {
             let mut m = ChannelMoments::default();

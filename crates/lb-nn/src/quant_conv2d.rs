@@ -117,9 +117,10 @@ mod tests {
     use super::*;
     use crate::{ConvBnConfig, fold};
     use burn::tensor::Distribution;
+    use lb_core::levels;
     use lb_core::weight::{self, WeightRule};
     use lb_core::{Granularity, QScheme, Symmetry};
-    use lb_format::BitWidth;
+    use lb_format::{BitWidth, Levels};
 
     #[test]
     fn a_round_trip_through_the_file_format_changes_nothing() {
@@ -134,14 +135,19 @@ mod tests {
                 };
                 let conv = fold::fold(config.init(&device));
                 let scheme = QScheme::weight(bits, Symmetry::Affine, Granularity::PerChannel);
-                let q = weight::qparams(conv.weight.val(), scheme, rule).unwrap();
-                let layer = QuantConv2d::quantize(conv, Some(q));
-                let stored = layer.to_format("x").unwrap();
-                let back = QuantConv2d::from_format(&stored, &device).unwrap();
-                let x = Tensor::random([1, 3, 8, 8], Distribution::Normal(0.0, 1.0), &device);
-                let (a, b) = (layer.forward(x.clone()), back.forward(x));
-                assert_eq!(a.into_data(), b.into_data(), "{bits} bits, {rule:?}");
-                assert_eq!(back.to_format("x").unwrap(), stored);
+                let mut all = vec![weight::qparams(conv.weight.val(), scheme, rule).unwrap()];
+                if let Ok(apot) = Levels::additive_powers_of_two(bits) {
+                    all.push(levels::qparams(conv.weight.val(), &apot, scheme, rule).unwrap());
+                }
+                for q in all {
+                    let layer = QuantConv2d::quantize(conv.clone(), Some(q));
+                    let stored = layer.to_format("x").unwrap();
+                    let back = QuantConv2d::from_format(&stored, &device).unwrap();
+                    let x = Tensor::random([1, 3, 8, 8], Distribution::Normal(0.0, 1.0), &device);
+                    let (a, b) = (layer.forward(x.clone()), back.forward(x));
+                    assert_eq!(a.into_data(), b.into_data(), "{bits} bits, {rule:?}");
+                    assert_eq!(back.to_format("x").unwrap(), stored);
+                }
             }
         }
     }

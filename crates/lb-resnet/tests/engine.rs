@@ -18,7 +18,7 @@ use lb_data::{ImageSet, Split};
 use lb_format::{BitWidth, QuantizedNetwork};
 use lb_resnet::checkpoint::{Checkpoint, normalization};
 use lb_resnet::model::{self, FoldedNet, Shortcut};
-use lb_resnet::ptq::{self, Assigned, Calibration, Options};
+use lb_resnet::ptq::{self, Assigned, Calibration, LevelSet, Options};
 use pretrained::{clean, import};
 
 /// The widths that the issue asks for.
@@ -74,6 +74,16 @@ fn random_networks_give_the_same_codes() {
         cases.push(Options {
             residual_bits: Some(BitWidth::EIGHT),
             ..options("w2a4")
+        });
+        // Levels as they are, and with the edges' as well.
+        cases.extend(["2", "3", "4", "5", "6"].map(|bits| Options {
+            levels: LevelSet::Apot,
+            ..options(bits)
+        }));
+        cases.push(Options {
+            levels: LevelSet::Apot,
+            edge_bits: None,
+            ..options("4")
         });
         for options in cases {
             let what = format!("resnet8 {shortcut}, {options}");

@@ -29,6 +29,16 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
         args.mean_activation_bits.is_none() || args.has_targets(),
         "--mean-activation-bits is for --target-size and --target-drop; one width is `--bits w4a3`"
     );
+    anyhow::ensure!(
+        args.levels.is_uniform() || !args.has_targets(),
+        "--levels {} is not supported with a target: what a place loses is measured with uniform levels; name one width with --bits",
+        args.levels
+    );
+    if !args.has_targets() {
+        for options in of_widths(args) {
+            options.check_levels().map_err(anyhow::Error::msg)?;
+        }
+    }
     let device = args.device.backend.device()?;
     let model = Place::find(args.model.as_deref()).load(&device)?;
     let source = model_file::data(args.data.data.as_deref(), &model.checkpoint.info)?;
@@ -190,16 +200,21 @@ fn wanted(args: &CalibrateArgs) -> Vec<Wanted> {
         let targets = target::targets(args).into_iter();
         return targets.map(Wanted::Target).collect();
     }
+    (of_widths(args).into_iter()).map(Wanted::Options).collect()
+}
+
+/// One width for all, each of those asked for.
+fn of_widths(args: &CalibrateArgs) -> Vec<Options> {
     let options = |widths| Options {
         widths,
         edge_bits: args.edges(),
         residual_bits: args.residual_bits.0,
         method: args.method.unwrap_or(Method::default_for(widths)),
         bias_correction: args.bias_correction,
+        levels: args.levels,
         assignment: Assignment::new(),
     };
-    let all = args.widths().into_iter();
-    all.map(|widths| Wanted::Options(options(widths))).collect()
+    args.widths().into_iter().map(options).collect()
 }
 
 /// The command that evaluates what was written: as short as it can be.
@@ -233,6 +248,9 @@ fn file_name(calibrated: &Calibrated, o: &Options, met: Option<&Met>) -> PathBuf
         }
     }
     name += &format!("-{}{}", o.method, calibrated.effort.suffix(o.method));
+    if !o.levels.is_uniform() {
+        name += &format!("-{}", o.levels);
+    }
     if o.bias_correction {
         name += "-bc";
     }

@@ -54,7 +54,14 @@ fn packed(args: &InspectArgs) -> Result<()> {
 
 /// Weights.
 fn layers(net: &QuantizedNetwork) {
-    let mut rows = Rows::new(&["layer", "shape", "weight bits", "scales", "offsets"]);
+    let mut rows = Rows::new(&[
+        "layer",
+        "shape",
+        "weight bits",
+        "levels",
+        "scales",
+        "offsets",
+    ]);
     for l in &net.layers {
         let (scales, offsets) = match &l.weight {
             lb_format::Weight::Codes { qparams: q, .. } => (
@@ -73,6 +80,7 @@ fn layers(net: &QuantizedNetwork) {
             l.name.clone(),
             shape.join("×"),
             l.weight.width(),
+            l.weight.levels().into(),
             scales.to_string(),
             offsets.to_string(),
         ]);

@@ -4,7 +4,7 @@
 use lb_format::graph::{Graph, Op, Shape};
 use lb_format::network::Recipe;
 use lb_format::{
-    Activation, Affine, BitWidth, Layer, LayerKind, NetworkInfo, PackedTensor, QParams,
+    Activation, Affine, BitWidth, Layer, LayerKind, Levels, NetworkInfo, PackedTensor, QParams,
     QuantizedNetwork, Weight,
 };
 
@@ -54,6 +54,8 @@ pub struct WeightSpec {
     pub per_channel: bool,
     pub zero_point: bool,
     pub offset: Offset,
+    /// Whether codes stand for entries of a table, and so are unsigned without zero point.
+    pub levels: bool,
 }
 
 impl WeightSpec {
@@ -65,8 +67,31 @@ impl WeightSpec {
             per_channel: true,
             zero_point: false,
             offset: Offset::None,
+            levels: false,
         }
     }
+
+    /// As it is stored: what a table excludes is off.
+    fn sound(self) -> Self {
+        let levels = self.levels && self.bits <= 8;
+        Self {
+            levels,
+            signed: self.signed && !levels,
+            zero_point: self.zero_point && !levels,
+            ..self
+        }
+    }
+}
+
+/// Distinct levels, at most as many as `bits` bits have codes, fewer more often than not.
+fn levels(draw: &mut Draw, bits: BitWidth) -> Levels {
+    let most = (bits.levels() as i32).min(2 * Levels::LARGEST + 1);
+    let n = draw.int(2, most) as usize;
+    let mut levels = std::collections::BTreeSet::new();
+    while levels.len() < n {
+        levels.insert(draw.int(-Levels::LARGEST, Levels::LARGEST));
+    }
+    Levels::new(levels.into_iter().collect()).unwrap()
 }
 
 /// What an activation rounds to.
@@ -192,14 +217,20 @@ impl Builder {
 
     fn layer(&mut self, kind: LayerKind, shape: &[usize], spec: WeightSpec) -> String {
         let name = format!("layer{}", self.network.layers.len());
+        let spec = spec.sound();
         let bits = BitWidth::new(spec.bits).unwrap();
-        let range = bits.range(spec.signed);
+        let levels = spec.levels.then(|| levels(&mut self.draw, bits));
+        let range = (levels.as_ref()).map_or(bits.range(spec.signed), Levels::range);
+        let reach = match &levels {
+            Some(_) => 2.0 * Levels::LARGEST as f32,
+            None => bits.levels() as f32,
+        };
         let depth: usize = shape[1..].iter().product();
         let draw = &mut self.draw;
         let codes: Vec<i32> = (0..shape[0] * depth)
             .map(|_| draw.int(range.lo, range.hi))
             .collect();
-        let size = 2.0 / (bits.levels() as f32 * (depth as f32).sqrt());
+        let size = 2.0 / (reach * (depth as f32).sqrt());
         let affine = |_| {
             let scale = size * draw.real(0.5, 1.5);
             Affine {
@@ -221,6 +252,7 @@ impl Builder {
             bits,
             signed: spec.signed,
             affine: (0..maps).map(affine).collect(),
+            levels,
         };
         let bias = (0..shape[0]).map(|_| self.draw.real(-0.3, 0.3)).collect();
         self.network.layers.push(Layer {
@@ -292,7 +324,7 @@ impl Builder {
 }
 
 /// A small residual network with everything that engines distinguish: several widths, both
-/// shortcuts, max pooling, offsets, zero points.
+/// shortcuts, max pooling, offsets, zero points, a table of levels.
 pub fn small(seed: u64) -> QuantizedNetwork {
     let mut b = Builder::new(9, 8, seed);
     let x = b.input(ActSpec {
@@ -310,7 +342,12 @@ pub fn small(seed: u64) -> QuantizedNetwork {
     let narrow = b.activation(x, false, Some(ActSpec::plain(4)));
     let y = b.conv(narrow, ConvSpec::same(9, 3, 2, affine));
     let y = b.activation(y, true, Some(ActSpec::plain(4)));
-    let y = b.conv(y, ConvSpec::same(9, 3, 1, affine));
+    let table = WeightSpec {
+        offset: Offset::Any,
+        levels: true,
+        ..WeightSpec::plain(3)
+    };
+    let y = b.conv(y, ConvSpec::same(9, 3, 1, table));
     let shortcut = Op::PadShortcut {
         stride: 2,
         channels: 9,

@@ -153,7 +153,11 @@ fn weights(layer: &Layer, codes: &[i32], c: usize) -> (Vec<f64>, f64, f64) {
     let a = qparams.channel(c);
     let row = codes.len() / layer.bias.len();
     let w = codes[c * row..(c + 1) * row].iter();
-    let w = w.map(|&k| f64::from(k - a.zero_point)).collect();
+    let integer = |&k: &i32| match &qparams.levels {
+        Some(levels) => levels.as_slice()[k as usize],
+        None => k - a.zero_point,
+    };
+    let w = w.map(|k| f64::from(integer(k))).collect();
     (w, f64::from(a.scale), f64::from(a.offset))
 }
 
@@ -206,9 +210,14 @@ fn conv(layer: &Layer, x: &Tensor) -> Tensor {
         let bias = f64::from(layer.bias[c]);
         // An engine may move the zero point of the weights into their offset or back: what it adds
         // up can be larger than the terms here.
-        let moved = match qparams.signed && qparams.channel(c).zero_point == 0 && offset == 0.0 {
+        let from_zero = qparams.signed || qparams.levels.is_some();
+        let largest = match &qparams.levels {
+            Some(_) => 256,
+            None => qparams.bits.levels(),
+        };
+        let moved = match from_zero && qparams.channel(c).zero_point == 0 && offset == 0.0 {
             true => 0.0,
-            false => 2.0 * (offset.abs() + 2.0 * scale * f64::from(qparams.bits.levels())),
+            false => 2.0 * (offset.abs() + 2.0 * scale * f64::from(largest)),
         };
         for (sum, x) in taps(&|at| w[at]).into_iter().zip(&inputs) {
             let y = scale * sum + offset * x;

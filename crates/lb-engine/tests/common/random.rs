@@ -207,16 +207,22 @@ fn weight() -> impl Strategy<Value = WeightSpec> {
         1 => Just(Offset::Half),
         1 => Just(Offset::Any),
     ];
-    let flags = (any::<bool>(), any::<bool>(), prop::bool::weighted(0.3));
-    (bits(), flags, offset).prop_map(|(bits, (signed, per_channel, zero_point), offset)| {
-        WeightSpec {
+    let flags = (
+        any::<bool>(),
+        any::<bool>(),
+        prop::bool::weighted(0.3),
+        prop::bool::weighted(0.2),
+    );
+    (bits(), flags, offset).prop_map(
+        |(bits, (signed, per_channel, zero_point, levels), offset)| WeightSpec {
             bits,
             signed,
             per_channel,
             zero_point,
             offset,
-        }
-    })
+            levels,
+        },
+    )
 }
 
 fn act() -> impl Strategy<Value = ActSpec> {

@@ -6,7 +6,7 @@ use burn::tensor::Tensor;
 use lb_format::FormatError;
 
 use super::Learning;
-use super::weight::LearnedWeight;
+use super::weight::{LearnedWeight, learnable};
 use crate::QuantConv2d;
 use crate::conv2d::{Geometry, conv2d};
 use crate::layer::Conv;
@@ -49,11 +49,18 @@ pub struct LearnedConv2d {
 
 impl LearnedConv2d {
     /// Starts at `quantized`, with the float convolution that it came from deciding which codes
-    /// are close calls. `None` if its weight was left in float.
-    pub fn new(quantized: &QuantConv2d, float: &Conv2d, learning: Learning) -> Option<Self> {
-        let start = quantized.qparams()?;
+    /// are close calls.
+    ///
+    /// # Errors
+    /// If its weight was left in float, or has a table of levels.
+    pub fn new(
+        quantized: &QuantConv2d,
+        float: &Conv2d,
+        learning: Learning,
+    ) -> Result<Self, FormatError> {
+        let start = learnable(quantized.qparams())?;
         let weight = quantized.weight.val();
-        Some(Self {
+        Ok(Self {
             weight: LearnedWeight::new(weight, start, float.weight.val(), learning),
             bias: LearnedBias::new(quantized.bias.val(), learning.relative_rate),
             geometry: quantized.geometry(),

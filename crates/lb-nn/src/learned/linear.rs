@@ -7,7 +7,7 @@ use lb_format::FormatError;
 
 use super::Learning;
 use super::conv2d::LearnedBias;
-use super::weight::LearnedWeight;
+use super::weight::{LearnedWeight, learnable};
 use crate::layer::Dense;
 use crate::{QuantLinear, out_in};
 
@@ -20,11 +20,18 @@ pub struct LearnedLinear {
 
 impl LearnedLinear {
     /// Starts at `quantized`, with the float layer that it came from deciding which codes are
-    /// close calls. `None` if its weight was left in float.
-    pub fn new(quantized: &QuantLinear, float: &Linear, learning: Learning) -> Option<Self> {
-        let start = quantized.qparams()?;
+    /// close calls.
+    ///
+    /// # Errors
+    /// If its weight was left in float, or has a table of levels.
+    pub fn new(
+        quantized: &QuantLinear,
+        float: &Linear,
+        learning: Learning,
+    ) -> Result<Self, FormatError> {
+        let start = learnable(quantized.qparams())?;
         let weight = quantized.weight.val();
-        Some(Self {
+        Ok(Self {
             weight: LearnedWeight::new(weight, start, out_in(float), learning),
             bias: LearnedBias::new(quantized.bias.val(), learning.relative_rate),
         })

@@ -5,7 +5,7 @@ use burn::optim::{AdamConfig, GradientsParams};
 use burn::tensor::{Device, Distribution, Tensor};
 use lb_core::weight::{self, WeightRule};
 use lb_core::{Granularity, QScheme, Symmetry};
-use lb_format::{Affine, BitWidth, QParams};
+use lb_format::{Affine, BitWidth, Levels, QParams};
 
 use super::*;
 use crate::layer::{Act, Conv};
@@ -33,6 +33,20 @@ fn learning(rounding: Rounding) -> Learning {
     Learning {
         rounding,
         relative_rate: 0.1,
+    }
+}
+
+#[test]
+fn what_cannot_learn_is_refused_and_says_why() {
+    let (float, _) = layers(4);
+    let bits = BitWidth::new(4).unwrap();
+    let scheme = QScheme::weight(bits, Symmetry::Affine, Granularity::PerChannel);
+    let levels = Levels::additive_powers_of_two(bits).unwrap();
+    let q = lb_core::levels::qparams(float.weight.val(), &levels, scheme, WeightRule::Mse).unwrap();
+    for (q, said) in [(Some(q), "--levels apot"), (None, "left in float")] {
+        let quantized = QuantConv2d::quantize(float.clone(), q);
+        let e = LearnedConv2d::new(&quantized, &float, learning(Rounding::Straight)).unwrap_err();
+        assert!(e.to_string().contains(said), "{e}");
     }
 }
 

@@ -78,6 +78,22 @@ pub(crate) struct LearnedWeight<const D: usize> {
     start: QParams,
 }
 
+/// Parameters that a [`LearnedWeight`] can start from.
+///
+/// # Errors
+/// If there are none, or they have a table of levels: codes then move by steps that are not equal,
+/// and neither rounding knows them.
+pub(super) fn learnable(qparams: Option<&QParams>) -> Result<&QParams, FormatError> {
+    let refused = |problem: &str| Err(FormatError::invalid("its weight", problem));
+    match qparams {
+        None => refused("was left in float: only networks that are quantized throughout can learn"),
+        Some(q) if q.levels.is_some() => refused(
+            "has a table of levels (--levels apot): only uniform levels can be reconstructed or tuned; use --method affine or mse with it, or --levels uniform",
+        ),
+        Some(q) => Ok(q),
+    }
+}
+
 impl<const D: usize> LearnedWeight<D> {
     /// Starts at the codes `k` of `quantized`, which lies on the grid of `start`. Where between its
     /// neighbours each code stands comes from the float weight (scaled per channel as `quantized`

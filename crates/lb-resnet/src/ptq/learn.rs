@@ -15,7 +15,7 @@ use crate::model::{ActSite, ConvSite, FoldedNet, LearnedNet, QuantNet, Rewrite};
 /// `net` as a network that learns, on its own device; `float` is the network that it came from.
 ///
 /// # Errors
-/// If a layer was left in float: only networks that are quantized throughout can learn.
+/// If a layer was left in float, or has a table of levels: names it.
 pub(super) fn learn(
     net: &QuantNet,
     float: &FoldedNet,
@@ -51,10 +51,10 @@ struct Learn<'a> {
     places: u64,
 }
 
-fn in_float(layer: &str) -> ResnetError {
-    ResnetError::Invalid(format!(
-        "layer `{layer}` was left in float: only networks that are quantized throughout can learn"
-    ))
+/// Names the layer.
+fn in_layer(layer: &str) -> impl FnOnce(FormatError) -> ResnetError {
+    let layer = layer.to_owned();
+    move |e| ResnetError::Invalid(format!("layer `{layer}`: {e}"))
 }
 
 impl Rewrite<QuantConv2d, QuantAct, QuantLinear> for Learn<'_> {
@@ -64,9 +64,10 @@ impl Rewrite<QuantConv2d, QuantAct, QuantLinear> for Learn<'_> {
     type Error = ResnetError;
 
     fn conv(&mut self, site: &ConvSite, conv: QuantConv2d) -> Result<LearnedConv2d, ResnetError> {
-        let float = self.convolutions.get(&site.name);
-        let learned = float.and_then(|float| LearnedConv2d::new(&conv, float, self.learning));
-        learned.ok_or_else(|| in_float(&site.name))
+        let float = self.convolutions.get(&site.name).ok_or_else(|| {
+            ResnetError::Invalid(format!("layer `{}` is not in the float network", site.name))
+        })?;
+        LearnedConv2d::new(&conv, float, self.learning).map_err(in_layer(&site.name))
     }
 
     fn act(&mut self, _: &ActSite, act: QuantAct) -> Result<LearnedAct, ResnetError> {
@@ -81,7 +82,7 @@ impl Rewrite<QuantConv2d, QuantAct, QuantLinear> for Learn<'_> {
     }
 
     fn linear(&mut self, linear: QuantLinear) -> Result<LearnedLinear, ResnetError> {
-        LearnedLinear::new(&linear, self.linear, self.learning).ok_or_else(|| in_float("linear"))
+        LearnedLinear::new(&linear, self.linear, self.learning).map_err(in_layer("linear"))
     }
 }
 

@@ -10,7 +10,7 @@ use lb_format::BitWidth;
 use lb_nn::learned::Rounding;
 use serde::{Deserialize, Serialize};
 
-use super::Assignment;
+use super::{Assignment, LevelSet};
 use super::{ReconstructConfig, Refinement};
 use crate::model::{ActRole, ActSite, ConvRole, ConvSite};
 
@@ -194,6 +194,9 @@ pub struct Options {
     pub method: Method,
     /// Whether biases make up for the mean shift of quantized weights.
     pub bias_correction: bool,
+    /// How the levels of weights are spaced.
+    #[serde(default, skip_serializing_if = "LevelSet::is_uniform")]
+    pub levels: LevelSet,
     /// Widths of single places, which go before all of the above: mixed precision.
     #[serde(default, skip_serializing_if = "Assignment::is_empty")]
     pub assignment: Assignment,
@@ -208,7 +211,30 @@ impl Options {
             residual_bits: None,
             method: Method::default_for(widths),
             bias_correction: false,
+            levels: LevelSet::Uniform,
             assignment: Assignment::new(),
+        }
+    }
+
+    /// Whether the method and the widths can have these levels.
+    ///
+    /// # Errors
+    /// If not: says what is supported.
+    pub fn check_levels(&self) -> Result<(), String> {
+        let learns = self.method.distills() || self.method.refinement(0).reconstruct.is_some();
+        match self.levels {
+            LevelSet::Uniform => Ok(()),
+            levels if learns || self.method == Method::Lbtorch => Err(format!(
+                "--levels {levels} is not supported with --method {}: use minmax, mse, affine or another method without reconstruction",
+                self.method
+            )),
+            levels => match levels.table(self.widths.weights) {
+                Some(_) => Ok(()),
+                None => Err(format!(
+                    "--levels {levels} is for weights of 2 to 6 bits, not {}: one bit has two levels only, and wider ones have too many to be small integers",
+                    self.widths.weights
+                )),
+            },
         }
     }
 
@@ -265,6 +291,9 @@ impl fmt::Display for Options {
             return self.assignment.fmt(f);
         }
         write!(f, "{}", self.widths)?;
+        if !self.levels.is_uniform() {
+            write!(f, " {}", self.levels)?;
+        }
         if self.method == Method::Lbtorch {
             return f.write_str(", shortcuts, residual stream and linear in float");
         }
@@ -324,6 +353,38 @@ mod tests {
         assert_eq!(o.act_bits(&input).unwrap().get(), 2);
         o.residual_bits = None;
         assert_eq!(o.act_bits(&input), None);
+    }
+
+    #[test]
+    fn levels_are_named_and_refused_where_they_cannot_be() {
+        let mut o = Options::new("w3a4".parse().unwrap());
+        let plain = serde_json::to_string(&o).unwrap();
+        assert!(!plain.contains("levels"), "{plain}");
+        o.levels = LevelSet::Apot;
+        assert_eq!(o.to_string(), "W3A4 apot, edge layers W8A8");
+        let json = serde_json::to_string(&o).unwrap();
+        assert_eq!(serde_json::from_str::<Options>(&json).unwrap(), o);
+        for method in Method::ALL {
+            let o = Options {
+                method,
+                ..o.clone()
+            };
+            let refused = [Method::Brecq, Method::BrecqKl, Method::Lbtorch].contains(&method);
+            match o.check_levels() {
+                Ok(()) => assert!(!refused, "{method}"),
+                Err(e) => assert!(refused && e.contains(method.name()), "{method}: {e}"),
+            }
+        }
+        for bits in ["1", "7", "8", "16"] {
+            o.widths = bits.parse().unwrap();
+            let e = o.check_levels().unwrap_err();
+            assert!(
+                e.contains("2 to 6") && e.contains(&format!("not {bits}")),
+                "{e}"
+            );
+        }
+        o.levels = LevelSet::Uniform;
+        o.check_levels().unwrap();
     }
 
     #[test]

@@ -4,7 +4,7 @@ use burn::module::Param;
 use burn::nn::Linear;
 use burn::nn::conv::Conv2d;
 use burn::tensor::Tensor;
-use lb_core::{CoreError, affine, bias, range, weight};
+use lb_core::{CoreError, affine, bias, levels, range, weight};
 use lb_format::{BitWidth, QParams};
 use lb_nn::{FloatAct, QuantAct, QuantConv2d, QuantLinear, out_in};
 
@@ -16,13 +16,14 @@ use crate::model::{ActSite, ConvSite, FoldedNet, QuantNet, Rewrite};
 ///
 /// # Errors
 /// Names the place that could not be quantized: NaN in its weights or activations; or the name in
-/// an assignment that is no place.
+/// an assignment that is no place; or levels that the method or the width cannot have.
 pub fn quantize(
     net: &FoldedNet,
     calibration: &Calibration,
     options: &Options,
 ) -> Result<QuantNet, ResnetError> {
     options.assignment.check(net)?;
+    options.check_levels().map_err(ResnetError::Invalid)?;
     net.clone().rewrite(&mut Quantize {
         calibration,
         options,
@@ -46,7 +47,10 @@ impl Quantize<'_> {
             return Ok(range::lbtorch(min, max, bits));
         }
         let (scheme, rule) = self.options.method.weight_scheme(bits);
-        weight::qparams(weight, scheme, rule)
+        match self.options.levels.table(bits) {
+            Some(table) => levels::qparams(weight, &table, scheme, rule),
+            None => weight::qparams(weight, scheme, rule),
+        }
     }
 
     /// The bias plus its correction, where that is asked for.
