@@ -96,7 +96,7 @@ fn training_lowers_the_error_and_is_exported() {
             .train();
         let mut adam = AdamConfig::new().init();
         let (xa, ta) = (x.clone().autodiff(), target.clone().autodiff());
-        for i in 0..300 {
+        for i in 0..300u16 {
             let d = layer.forward(xa.clone()) - ta.clone();
             let mut loss = (d.clone() * d).mean() * 100.0;
             if i > 60
@@ -105,7 +105,8 @@ fn training_lowers_the_error_and_is_exported() {
                 loss = loss + r * 0.01;
             }
             let grads = GradientsParams::from_grads(loss.backward(), &layer);
-            layer = adam.step(0.02, layer, grads);
+            let rate = 0.02 * (1.0 - f64::from(i) / 300.0);
+            layer = adam.step(rate, layer, grads);
         }
         let exported = layer.valid().finish().unwrap();
         let after = error(exported.forward(x.clone()));

@@ -10,7 +10,7 @@ use lb_format::NetworkInfo;
 use lb_resnet::batch::images;
 use lb_resnet::eval::top1;
 use lb_resnet::model::FoldedNet;
-use lb_resnet::ptq::{self, Options};
+use lb_resnet::ptq::{self, Method, Options};
 
 use super::measure::Setting;
 use crate::args::BenchArgs;
