@@ -1,6 +1,6 @@
 //! The convolution that every stage computes with.
 //!
-//! On the CPU it is ours ([`cpu`]): images in parallel, each unrolled to a matrix that stays in
+//! On the CPU it is ours: images in parallel, each unrolled to a matrix that stays in
 //! the cache, and the backward pass in the same form. On other devices it is Burn's.
 
 #[cfg(feature = "flex")]
