@@ -127,10 +127,12 @@ fn every_step_brings_the_network_closer_to_float() {
         let learned = (case.refine(case.start.clone(), straight, Vec::new(), &mut seen)).unwrap();
         let reconstructed = case.divergence(&learned).kl;
         assert!(
-            corrected < plain && reconstructed < corrected,
+            corrected < plain * 0.5 && reconstructed < plain * 0.5,
             "{shortcut}: {plain} {corrected} {reconstructed}"
         );
         assert_eq!(seen.reports.len(), case.start.units());
+        let kept = seen.reports.iter().filter(|r| r.kept).count();
+        assert!(kept >= 2, "{:?}", seen.reports);
         for r in &seen.reports {
             let after = r.reconstructed_db.unwrap();
             assert_eq!(r.kept, after > r.corrected_db, "{r:?}");
