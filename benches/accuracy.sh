@@ -34,7 +34,7 @@ while read -r widths edge method seed options; do
     pid=$!
     peak=0
     while kill -0 $pid 2>/dev/null; do
-      now=$(sed -n 's/VmHWM: *\([0-9]*\) kB/\1/p' /proc/$pid/status 2>/dev/null || true)
+      now=$(sed -n 's/VmHWM:[[:space:]]*\([0-9]*\) kB/\1/p' /proc/$pid/status 2>/dev/null || true)
       peak=${now:-$peak}
       sleep 0.2
     done

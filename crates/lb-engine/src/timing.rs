@@ -14,7 +14,7 @@ use crate::{EngineError, LayerPlan, Plan, Session, SessionOptions};
 /// ```no_run
 /// # use std::sync::Arc;
 /// # use lb_engine::{Plan, timing::Stopwatch};
-/// # let (a, b): (Arc<Plan>, Arc<Plan>) = todo!();
+/// # fn measure(a: Arc<Plan>, b: Arc<Plan>) -> Result<(), lb_engine::EngineError> {
 /// # let pixels = vec![0u8; 16 * a.image_bytes()];
 /// let mut stopwatch = Stopwatch::new([a, b])?;
 /// for _ in 0..20 {
@@ -23,7 +23,8 @@ use crate::{EngineError, LayerPlan, Plan, Session, SessionOptions};
 /// for (layer, time) in stopwatch.operations(0) {
 ///     println!("{}: {time:?} an image", layer.name);
 /// }
-/// # Ok::<(), lb_engine::EngineError>(())
+/// # Ok(())
+/// # }
 /// ```
 pub struct Stopwatch(Vec<Measured>);
 
