@@ -147,6 +147,12 @@ impl<'a> Search<'a> {
         reference: &'a Reference<'a>,
         device: &'a Device,
     ) -> Result<Self> {
+        // Refinement after the search would change what the search has measured and promised.
+        let method = args.method.unwrap_or(Method::Mse);
+        ensure!(
+            !method.refinement(0).correct,
+            "--method {method} refines a network after its widths are chosen, so a target could be missed: use --method mse for a target"
+        );
         ensure!(
             args.method != Some(Method::Lbtorch),
             "--method lbtorch leaves layers in float, and has no widths to choose there: use another method for a target"
@@ -159,7 +165,7 @@ impl<'a> Search<'a> {
             residual_bits: args.residual_bits.0,
         };
         let base = Options {
-            method: args.method.unwrap_or(Method::Affine),
+            method,
             bias_correction: args.bias_correction,
             ..Options::new(widths[0])
         };
