@@ -18,6 +18,7 @@ mod dashboard;
 mod engine;
 mod evaluation;
 mod interrupt;
+mod memory;
 mod model_file;
 mod plain;
 mod progress;
@@ -33,6 +34,7 @@ use clap::Parser;
 fn main() -> ExitCode {
     let args = args::Args::parse();
     interrupt::install();
+    memory::keep();
     match commands::run(args.command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(_) if interrupt::requested() => {

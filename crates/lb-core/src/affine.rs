@@ -115,9 +115,13 @@ pub fn dequantize<const D: usize>(codes: Tensor<D>, q: &QParams) -> Tensor<D> {
 /// As [`quantize`].
 pub fn fake_quantize<const D: usize>(x: Tensor<D>, q: &QParams) -> Tensor<D> {
     #[cfg(feature = "flex")]
-    if let Some(y) = per_tensor(q).and_then(|a| cpu::fake_quantize(&x, a, q.range())) {
-        return y;
-    }
+    let x = match per_tensor(q) {
+        None => x,
+        Some(a) => match cpu::fake_quantize(x, a, q.range()) {
+            Ok(y) => return y,
+            Err(x) => x,
+        },
+    };
     if !x.device().is_autodiff() {
         return dequantize(quantize(x, q), q);
     }

@@ -8,6 +8,7 @@
 use burn::backend::tensor::FloatTensor;
 use burn::backend::{Autodiff, Flex};
 use burn::tensor::{DType, Tensor, TensorData};
+use rayon::prelude::*;
 
 /// The primitive of a float tensor on [`Flex`].
 pub type FlexTensor = FloatTensor<Flex>;
@@ -51,6 +52,55 @@ pub fn tensor(values: Vec<f32>, shape: &[usize]) -> FlexTensor {
     FlexTensor::from_data(TensorData::new(values, shape))
 }
 
+/// `f(i, piece i)` of the values of `x` in pieces of `size`, by all cores: in place if nobody else
+/// holds `x`, else in a copy.
+///
+/// Memory that is written for the first time costs as much as the arithmetic.
+pub fn map_pieces(
+    x: FlexTensor,
+    size: usize,
+    f: impl Fn(usize, &mut [f32]) + Sync,
+) -> FlexTensor {
+    let contiguous = x.to_contiguous();
+    drop(x);
+    let mut x = contiguous;
+    if let (true, Some((0, end))) = (x.is_unique(), x.layout().contiguous_offsets()) {
+        let values = &mut x.storage_mut::<f32>()[..end];
+        let pieces = values.par_chunks_mut(size).enumerate();
+        pieces.for_each(|(i, piece)| f(i, piece));
+        return x;
+    }
+    let source = values(&x);
+    let mut copy = vec![0.0; source.len()];
+    let pieces = copy.par_chunks_mut(size).zip(source.par_chunks(size));
+    pieces.enumerate().for_each(|(i, (piece, source))| {
+        piece.copy_from_slice(source);
+        f(i, piece);
+    });
+    let shape = x.layout().shape().to_vec();
+    tensor(copy, &shape)
+}
+
+/// `f`, compiled for the widest vector instructions of this processor: a portable build is for
+/// those of 2003.
+#[inline(always)]
+pub fn vectorized<R>(f: impl FnOnce() -> R) -> R {
+    pulp::Arch::new().dispatch(f)
+}
+
+/// `Σ x`, in an order that vector instructions can take, the same on every machine.
+pub fn sum(x: &[f32]) -> f32 {
+    const LANES: usize = 16;
+    let (chunks, rest) = x.as_chunks::<LANES>();
+    let mut sums = [0f32; LANES];
+    for chunk in chunks {
+        for (sum, x) in sums.iter_mut().zip(chunk) {
+            *sum += x;
+        }
+    }
+    sums.iter().sum::<f32>() + rest.iter().sum::<f32>()
+}
+
 /// `x` rounded to the nearest integer, ties to even, for `|x| ≤ 2²²`.
 ///
 /// `f32::round_ties_even` is a function call on processors older than SSE 4.1, which is what a
@@ -64,6 +114,34 @@ pub fn round(x: f32) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
+    use burn::tensor::{Device, Distribution};
+
+    #[test]
+    fn pieces_are_changed_in_place_only_where_nobody_else_looks() {
+        let device = Device::flex();
+        let x = Tensor::<2>::random([7, 9], Distribution::Normal(0.0, 1.0), &device);
+        let before = x.clone().into_data();
+        let expected = (x.clone() + 1.0).into_data();
+        let add = |x: Tensor<2>| {
+            let Some(OnHost::Plain(host)) = on_host(&x) else {
+                panic!("a tensor on the CPU")
+            };
+            drop(x);
+            let y = map_pieces(host, 10, |i, piece| {
+                assert_eq!(piece.len(), if i < 6 { 10 } else { 3 });
+                piece.iter_mut().for_each(|v| *v += 1.0);
+            });
+            Tensor::<2>::from_primitive::<Flex>(y)
+        };
+        assert_eq!(add(x.clone()).into_data(), expected, "shared");
+        assert_eq!(x.clone().into_data(), before);
+        let transposed = add(x.clone().transpose()).transpose();
+        assert_eq!(transposed.into_data(), expected, "a view");
+        assert_eq!(x.clone().into_data(), before);
+        assert_eq!(add(x).into_data(), expected, "alone");
+    }
+
     #[test]
     fn rounds_half_to_even() {
         for i in -300_000i32..300_000 {

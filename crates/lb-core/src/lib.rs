@@ -3,6 +3,8 @@
 //! | module | idea |
 //! |---|---|
 //! | [`affine`] | quantize, dequantize, fake-quantize with a straight-through gradient |
+//! | [`compensate`](mod@compensate) | rounding whose errors cancel on calibration images (GPTQ) |
+//! | [`distance`] | squared distance from a target |
 //! | [`learned`] | fake quantization of activations with a learned step, and QDrop |
 //! | [`levels`] | search of scale and offset for weights with a table of levels |
 //! | [`moments`] | mean and deviation of each channel |
@@ -34,6 +36,8 @@
 
 pub mod affine;
 pub mod bias;
+pub mod compensate;
+pub mod distance;
 mod error;
 #[cfg(feature = "flex")]
 pub mod host;

@@ -5,6 +5,7 @@ use burn::tensor::Tensor;
 use serde::{Deserialize, Serialize};
 
 use crate::layer::Act;
+use crate::pointwise::relu;
 
 /// What an activation computes before anything is observed or quantized.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,7 +21,7 @@ impl Nonlinearity {
     pub fn apply<const D: usize>(self, x: Tensor<D>) -> Tensor<D> {
         match self {
             Self::Identity => x,
-            Self::Relu => burn::tensor::activation::relu(x),
+            Self::Relu => relu(x),
         }
     }
 }

@@ -5,6 +5,7 @@ use burn::nn::conv::{Conv2d, Conv2dConfig};
 use burn::nn::{BatchNorm, BatchNormConfig, Initializer, PaddingConfig2d};
 use burn::tensor::{Device, Tensor};
 
+use crate::batch_norm::batch_norm;
 use crate::layer::Conv;
 
 /// Geometry of a square convolution, the same along both axes.
@@ -56,6 +57,6 @@ pub struct ConvBn {
 
 impl Conv for ConvBn {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        self.bn.forward(Conv::forward(&self.conv, x))
+        batch_norm(&self.bn, Conv::forward(&self.conv, x))
     }
 }

@@ -72,14 +72,11 @@ pub fn conv2d(
     float: &ChannelMoments,
     quantized: &ChannelMoments,
 ) -> QuantConv2d {
-    let Some(q) = layer.qparams().cloned() else {
+    let Some(q) = layer.qparams() else {
         return layer;
     };
     let (weight, bias) = (layer.weight.val(), layer.bias.val());
-    let correction = Correction::new(float, quantized, &host(&bias));
-    let device = bias.device();
-    let (weight, q) = correction.apply(weight, &q);
-    let bias = Tensor::from_data(correction.bias.as_slice(), &device);
+    let (weight, q, bias) = corrected(weight, q, bias, float, quantized);
     QuantConv2d::on_grid(weight, q, bias, layer.geometry())
 }
 
@@ -89,18 +86,26 @@ pub fn linear(
     float: &ChannelMoments,
     quantized: &ChannelMoments,
 ) -> QuantLinear {
-    let Some(q) = layer.qparams().cloned() else {
+    let Some(q) = layer.qparams() else {
         return layer;
     };
     let (weight, bias) = (layer.weight.val(), layer.bias.val());
+    let (weight, q, bias) = corrected(weight, q, bias, float, quantized);
+    QuantLinear::on_grid(weight, q, bias)
+}
+
+/// Weight, its parameters and bias.
+fn corrected<const D: usize>(
+    weight: Tensor<D>,
+    q: &QParams,
+    bias: Tensor<1>,
+    float: &ChannelMoments,
+    quantized: &ChannelMoments,
+) -> (Tensor<D>, QParams, Tensor<1>) {
     let correction = Correction::new(float, quantized, &host(&bias));
-    let device = bias.device();
-    let (weight, q) = correction.apply(weight, &q);
-    QuantLinear::on_grid(
-        weight,
-        q,
-        Tensor::from_data(correction.bias.as_slice(), &device),
-    )
+    let (weight, q) = correction.apply(weight, q);
+    let bias = Tensor::from_data(correction.bias.as_slice(), &bias.device());
+    (weight, q, bias)
 }
 
 fn host(bias: &Tensor<1>) -> Vec<f32> {

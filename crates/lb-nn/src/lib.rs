@@ -34,6 +34,8 @@
 //! ```
 
 mod act;
+pub mod batch_norm;
+mod compensate;
 pub mod conv2d;
 mod conv_bn;
 pub mod correct;
@@ -41,6 +43,7 @@ pub mod fold;
 pub mod layer;
 pub mod learned;
 mod observed;
+pub mod pointwise;
 mod quant_act;
 mod quant_conv2d;
 mod quant_linear;

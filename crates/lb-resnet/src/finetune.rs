@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::divergence::Reference;
 use crate::model::{FoldedNet, QuantNet};
 use crate::ptq::{self, DistillConfig, DistillProgress, Distillation, StoredDistillation};
-use crate::{ResnetError, state_file};
+use crate::{ResnetError, run_files, state_file};
 
 /// Longest time between two saved states.
 const SAVE_EVERY: Duration = Duration::from_secs(120);
@@ -128,8 +128,7 @@ impl FinetuneFolder {
     /// # Errors
     /// If it cannot be written.
     pub fn save_config(&self, config: &serde_json::Value) -> Result<(), ResnetError> {
-        let path = self.0.join("config.json");
-        Ok(atomic::write(&path, format!("{config:#}\n").as_bytes())?)
+        run_files::save_config(&self.0, config)
     }
 
     fn save(
@@ -176,15 +175,7 @@ impl FinetuneFolder {
     }
 
     fn save_metrics(&self, history: &[Evaluation]) -> Result<(), ResnetError> {
-        let mut lines = String::new();
-        for m in history {
-            lines += &serde_json::to_string(m).map_err(|e| ResnetError::Invalid(e.to_string()))?;
-            lines.push('\n');
-        }
-        Ok(atomic::write(
-            &self.0.join("metrics.jsonl"),
-            lines.as_bytes(),
-        )?)
+        run_files::save_metrics(&self.0, history)
     }
 }
 

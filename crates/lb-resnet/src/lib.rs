@@ -28,6 +28,7 @@ pub mod model;
 pub mod ptq;
 pub mod report;
 pub mod sensitivity;
+mod run_files;
 mod state_file;
 #[cfg(test)]
 mod test_data;

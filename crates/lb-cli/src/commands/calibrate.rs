@@ -2,6 +2,7 @@
 
 mod improve;
 mod target;
+mod units;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -91,7 +92,7 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
         let mut watch = |done| bar.set(done);
         Reference::new(folded, drawn, &normalization, &device, &mut watch)?
     };
-    let (mut columns, mut mixed) = (Vec::new(), Vec::new());
+    let (mut columns, mut mixed, mut refined) = (Vec::new(), Vec::new(), Vec::new());
     let search = match args.has_targets() {
         true => Some(Search::new(args, &calibrated, &reference, &device)?),
         false => None,
@@ -147,6 +148,9 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
             format!("{:.4}", divergence.kl),
             percent(divergence.agreement()),
         ]);
+        if !units.is_empty() {
+            refined.push((options.to_string(), units));
+        }
         match met {
             Some(met) => {
                 columns.push((met.target.to_string(), layers));
@@ -181,6 +185,7 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
             print_targets(&mixed, layers);
         }
         print_layers(&columns);
+        units::print(&refined);
         println!("\nnext: {}", next(args, &out));
     }
     failed.map_or(Ok(()), Err)

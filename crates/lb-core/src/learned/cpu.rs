@@ -1,5 +1,7 @@
 //! The CPU's single pass, forward and backward.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use burn::backend::autodiff::checkpoint::base::Checkpointer;
 use burn::backend::autodiff::checkpoint::strategy::NoCheckpointing;
 use burn::backend::autodiff::grads::Gradients;
@@ -13,6 +15,9 @@ use crate::host::{self, FlexTensor, OnHost};
 
 /// Values a piece of work. Fixed, so that sums have the same order on every number of threads.
 const CHUNK: usize = 1 << 14;
+
+/// Partial sums of a piece.
+const LANES: usize = 16;
 
 pub(super) fn fake_quantize<const D: usize>(
     x: &Tensor<D>,
@@ -64,6 +69,7 @@ impl Op {
         }
     }
 
+    #[inline(always)]
     fn dropped(&self, i: usize) -> bool {
         match self.drop {
             Some((key, threshold)) => hash(i as u32, key) < threshold,
@@ -72,6 +78,7 @@ impl Op {
     }
 
     /// `x` after the nonlinearity.
+    #[inline(always)]
     fn active(&self, x: f32) -> f32 {
         match self.range.relu {
             true => x.max(0.0),
@@ -88,48 +95,74 @@ impl Op {
             .zip(x.par_chunks(CHUNK))
             .enumerate()
             .for_each(|(chunk, (y, x))| {
-                for (i, (y, &x)) in y.iter_mut().zip(x).enumerate() {
-                    let quantized = host::round((x * inverse).clamp(lo, hi)) * self.step;
-                    *y = match self.dropped(chunk * CHUNK + i) {
-                        true => self.active(x),
-                        false => quantized,
-                    };
-                }
+                host::vectorized(|| {
+                    for (i, (y, &x)) in y.iter_mut().zip(x).enumerate() {
+                        let quantized = host::round((x * inverse).clamp(lo, hi)) * self.step;
+                        *y = match self.dropped(chunk * CHUNK + i) {
+                            true => self.active(x),
+                            false => quantized,
+                        };
+                    }
+                });
             });
         host::tensor(y, &self.shape)
     }
 
-    /// Gradients of `x` and of the step.
-    fn backward(&self, dy: &[f32]) -> (Vec<f32>, f32) {
+    /// Gradients of `x`, in the place of `dy`, and of the step.
+    fn backward(&self, dy: FlexTensor) -> (FlexTensor, f32) {
         let x = host::values(&self.x);
-        let mut dx = vec![0.0; x.len()];
-        let StepRange { lo, hi, .. } = self.range;
         let inverse = self.step.recip();
-        let partial: Vec<f64> = dx
-            .par_chunks_mut(CHUNK)
-            .zip(x.par_chunks(CHUNK).zip(dy.par_chunks(CHUNK)))
-            .enumerate()
-            .map(|(chunk, (dx, (x, dy)))| {
-                let mut sum = 0f32;
-                for (i, (dx, (&x, &dy))) in dx.iter_mut().zip(x.iter().zip(dy)).enumerate() {
-                    let v = x * inverse;
-                    let clipped = v.clamp(lo, hi);
-                    // Inside: k − x/s. Outside: the bound itself, which k is.
-                    let inside = v == clipped;
-                    let slope = host::round(clipped) - if inside { v } else { 0.0 };
-                    let dropped = self.dropped(chunk * CHUNK + i);
-                    let passes = match dropped {
-                        true => !self.range.relu || x > 0.0,
-                        // At a ReLU's floor the gradient is that of the ReLU.
-                        false => inside && (!self.range.relu || x > 0.0),
-                    };
-                    *dx = if passes { dy } else { 0.0 };
-                    sum += if dropped { 0.0 } else { slope * dy };
-                }
-                f64::from(sum)
-            })
-            .collect();
-        (dx, partial.into_iter().sum::<f64>() as f32)
+        let pieces = x.len().div_ceil(CHUNK);
+        let partial: Vec<AtomicU64> = (0..pieces).map(|_| AtomicU64::new(0)).collect();
+        let dx = host::map_pieces(dy, CHUNK, |i, d| {
+            let x = &x[i * CHUNK..][..d.len()];
+            let sum = host::vectorized(|| self.backward_chunk(i * CHUNK, inverse, x, d));
+            partial[i].store(sum.to_bits(), Ordering::Relaxed);
+        });
+        let partial = partial.iter().map(|p| f64::from_bits(p.load(Ordering::Relaxed)));
+        (dx, partial.sum::<f64>() as f32)
+    }
+
+    /// The same of the values from `start` on, `d` being `dy` before and `dx` after; the step's gradient in [`LANES`] sums, as vector
+    /// instructions take them.
+    #[inline(always)]
+    fn backward_chunk(&self, start: usize, inverse: f32, x: &[f32], d: &mut [f32]) -> f64 {
+        let mut sums = [0f32; LANES];
+        let (x, x_rest) = x.as_chunks::<LANES>();
+        let (d, d_rest) = d.as_chunks_mut::<LANES>();
+        let rest = start + x.len() * LANES;
+        for (block, (d, x)) in d.iter_mut().zip(x).enumerate() {
+            self.gradients(start + block * LANES, inverse, x, d, &mut sums);
+        }
+        for (i, (d, x)) in d_rest.iter_mut().zip(x_rest).enumerate() {
+            self.gradients(rest + i, inverse, &[*x], std::array::from_mut(d), &mut sums);
+        }
+        f64::from(sums.iter().sum::<f32>())
+    }
+
+    #[inline(always)]
+    fn gradients<const N: usize>(
+        &self,
+        start: usize,
+        inverse: f32,
+        x: &[f32; N],
+        d: &mut [f32; N],
+        sums: &mut [f32; LANES],
+    ) {
+        let StepRange { lo, hi, relu } = self.range;
+        for i in 0..N {
+            let (x, dy) = (x[i], d[i]);
+            let v = x * inverse;
+            let clipped = v.clamp(lo, hi);
+            // Inside: k − x/s. Outside: the bound itself, which k is.
+            let inside = v == clipped;
+            let slope = host::round(clipped) - if inside { v } else { 0.0 };
+            let dropped = self.dropped(start + i);
+            // At a ReLU's floor the gradient is that of the ReLU.
+            let passes = (dropped | inside) & (!relu | (x > 0.0));
+            d[i] = if passes { dy } else { 0.0 };
+            sums[i] += if dropped { 0.0 } else { slope * dy };
+        }
     }
 }
 
@@ -140,11 +173,11 @@ impl Backward<Flex, 2> for LearnedStep {
     type State = Op;
 
     fn backward(self, ops: Ops<Op, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
-        let dy = grads.consume::<Flex>(&ops.node).to_contiguous();
-        let (dx, ds) = ops.state.backward(host::values(&dy));
+        let dy = grads.consume::<Flex>(&ops.node);
+        let (dx, ds) = ops.state.backward(dy);
         let [x, step] = ops.parents;
         if let Some(node) = x {
-            grads.register::<Flex>(node.id, host::tensor(dx, &ops.state.shape));
+            grads.register::<Flex>(node.id, dx);
         }
         if let Some(node) = step {
             grads.register::<Flex>(node.id, host::tensor(vec![ds], &[1]));

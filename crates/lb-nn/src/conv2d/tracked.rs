@@ -104,20 +104,22 @@ impl<const N: usize> Backward<Flex, N> for Convolution {
         let dy = grads.consume::<Flex>(&ops.node).to_contiguous();
         let dy = host::values(&dy);
         let Saved { shape, x, weight } = &ops.state;
-        for (i, node) in ops.parents.iter().enumerate() {
-            let Some(node) = node else { continue };
-            let gradient = match i {
-                0 => {
-                    let dx = cpu::input_gradient(shape, host::values(weight), dy);
-                    host::tensor(dx, &shape.input())
-                }
-                1 => {
-                    let dw = cpu::weight_gradient(shape, host::values(x), dy);
-                    host::tensor(dw, &shape.weight())
-                }
-                _ => host::tensor(cpu::bias_gradient(shape, dy), &shape.bias()),
-            };
-            grads.register::<Flex>(node.id, gradient);
+        let tracked = |i: usize| ops.parents.get(i).is_some_and(Option::is_some);
+        let wanted = cpu::Wanted {
+            x: tracked(0),
+            weight: tracked(1),
+            bias: tracked(2),
+        };
+        let found = cpu::backward(shape, host::values(x), host::values(weight), dy, wanted);
+        let found = [
+            found.x.map(|dx| host::tensor(dx, &shape.input())),
+            found.weight.map(|dw| host::tensor(dw, &shape.weight())),
+            found.bias.map(|db| host::tensor(db, &shape.bias())),
+        ];
+        for (node, gradient) in ops.parents.iter().zip(found) {
+            if let (Some(node), Some(gradient)) = (node, gradient) {
+                grads.register::<Flex>(node.id, gradient);
+            }
         }
     }
 }

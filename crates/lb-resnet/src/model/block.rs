@@ -3,6 +3,7 @@
 use burn::module::Module;
 use burn::tensor::{Tensor, s};
 use lb_nn::layer::{Act, Conv};
+use lb_nn::pointwise::add;
 
 use super::site::{ActRole, ActSite, ConvRole, ConvSite, Rewrite};
 use super::trace::{Seen, Trace};
@@ -42,8 +43,9 @@ pub(crate) fn act<A: Act>(act: &A, name: &str, x: Tensor<4>, trace: Trace) -> Te
     trace(Seen::ActOutput, name, act.forward(x))
 }
 
-/// Applies a convolution and shows what comes out.
+/// Applies a convolution and shows what goes in and what comes out.
 pub(crate) fn conv<C: Conv>(conv: &C, name: &str, x: Tensor<4>, trace: Trace) -> Tensor<4> {
+    let x = trace(Seen::LayerInput, name, x);
     trace(Seen::Layer, name, conv.forward(x))
 }
 
@@ -64,7 +66,7 @@ impl<C: Conv, A: Act> Block<C, A> {
             Some(shortcut) => conv(shortcut, &name("shortcut"), u, trace),
             None => pad_shortcut(x, self.channels, self.stride),
         };
-        y + shortcut
+        add(y, shortcut)
     }
 
     pub(crate) fn rewrite<L, R: Rewrite<C, A, L>>(

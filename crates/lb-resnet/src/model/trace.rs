@@ -5,6 +5,8 @@ use burn::tensor::Tensor;
 /// Which value of a network is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Seen {
+    /// What a convolution or linear layer is given.
+    LayerInput,
     /// The real-valued output of a convolution or linear layer, before its activation.
     Layer,
     /// What an activation is given.

@@ -6,8 +6,9 @@
 //! quantizes it belongs to the unit that reads it: its step is learned where its errors are felt.
 
 use burn::module::Module;
-use burn::tensor::{Tensor, activation::relu};
+use burn::tensor::Tensor;
 use lb_nn::layer::{Act, Conv, Dense};
+use lb_nn::pointwise::relu;
 
 use super::block::conv;
 use super::trace::{Seen, Trace};
@@ -65,6 +66,7 @@ impl<C: Conv, A: Act, L: Dense> Unit<C, A, L> {
             }
             Self::Head(unit) => {
                 let x = unit.act.forward(x.mean_dim(3).mean_dim(2));
+                let x = trace(Seen::LayerInput, "linear", x);
                 let logits = unit.linear.forward(x.flatten(1, 3));
                 let [n, classes] = logits.dims();
                 trace(Seen::Layer, "linear", logits.reshape([n, classes, 1, 1]))

@@ -18,6 +18,7 @@ use burn::module::Module;
 use burn::optim::{AdamConfig, GradientsParams, ModuleOptimizer};
 use burn::store::ModuleRecord;
 use burn::tensor::{Bytes, Device, Tensor, activation};
+use lb_core::distance;
 use lb_data::{AugmentConfig, ImageSet, Normalization};
 use lb_nn::learned::{Dropping, Learning, Rounding};
 use serde::{Deserialize, Serialize};
@@ -316,9 +317,9 @@ fn is_stream(activation: &str) -> bool {
 
 /// `‖x̂ − x‖² / ‖x‖²`, `[1]`.
 fn relative_error(actual: Tensor<4>, expected: Tensor<4>) -> Tensor<1> {
-    let norm = (expected.clone() * expected.clone()).sum();
-    let d = actual - expected.autodiff();
-    (d.clone() * d).sum() / norm.clamp_min(f32::MIN_POSITIVE).autodiff()
+    let norm = distance::squared(expected.clone(), expected.zeros_like());
+    let norm = norm.clamp_min(f32::MIN_POSITIVE).autodiff();
+    distance::squared(actual, expected) / norm
 }
 
 /// The first term of the loss above, `[1]`.

@@ -11,6 +11,7 @@
 
 mod assignment;
 mod chain;
+mod compensate;
 mod correct;
 mod distill;
 mod fold;
@@ -35,7 +36,7 @@ pub use partial::Partial;
 pub use plan::{Method, Options, Widths};
 pub use quantize::quantize;
 pub use reconstruct::ReconstructConfig;
-pub use refine::{RefineMonitor, RefineProgress, Refinement, UnitReport, refine};
+pub use refine::{Reconstructed, RefineMonitor, RefineProgress, Refinement, UnitReport, refine};
 
 use burn::nn::Linear;
 use burn::nn::conv::Conv2d;

@@ -31,6 +31,9 @@ pub enum Method {
     Kl,
     /// [`Method::Mse`], then affine correction of every layer ([`lb_nn::correct`]).
     Affine,
+    /// [`Method::Affine`] of weights rounded so that their errors cancel
+    /// ([`lb_core::compensate`]).
+    Gptq,
     /// [`Method::Affine`], then reconstruction of every block.
     Brecq,
     /// [`Method::Brecq`], then end-to-end tuning on the calibration images.
@@ -43,13 +46,14 @@ pub enum Method {
 
 impl Method {
     /// All methods.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::MinMax,
         Self::MovingAverage,
         Self::Percentile,
         Self::Mse,
         Self::Kl,
         Self::Affine,
+        Self::Gptq,
         Self::Brecq,
         Self::BrecqKl,
         Self::Lbtorch,
@@ -67,10 +71,11 @@ impl Method {
 
     /// What follows quantization.
     pub fn refinement(self, seed: u64) -> Refinement {
-        let refines = matches!(self, Self::Affine | Self::Brecq | Self::BrecqKl);
+        let refines = matches!(self, Self::Affine | Self::Gptq | Self::Brecq | Self::BrecqKl);
         let reconstructs = matches!(self, Self::Brecq | Self::BrecqKl);
         Refinement {
             correct: refines,
+            compensate: self == Self::Gptq,
             reconstruct: reconstructs.then(|| ReconstructConfig::new(Rounding::Straight, seed)),
         }
     }
@@ -89,6 +94,7 @@ impl Method {
             Self::Mse => "mse",
             Self::Kl => "kl",
             Self::Affine => "affine",
+            Self::Gptq => "gptq",
             Self::Brecq => "brecq",
             Self::BrecqKl => "brecq+kl",
             Self::Lbtorch => "lbtorch",
@@ -100,7 +106,7 @@ impl Method {
             Self::MinMax | Self::Lbtorch => RangeRule::MinMax,
             Self::MovingAverage => RangeRule::MovingAverage,
             Self::Percentile => RangeRule::Percentile(0.999),
-            Self::Mse | Self::Affine | Self::Brecq | Self::BrecqKl => RangeRule::Mse,
+            Self::Mse | Self::Affine | Self::Gptq | Self::Brecq | Self::BrecqKl => RangeRule::Mse,
             Self::Kl => RangeRule::Kl,
         }
     }

@@ -3,6 +3,7 @@
 use burn::module::Module;
 use burn::optim::{AdamConfig, GradientsParams};
 use burn::tensor::{Device, Int, Tensor};
+use lb_core::distance;
 use lb_nn::learned::{Dropping, LearnedAct, LearnedConv2d, LearnedLinear, Learning, Rounding};
 use rand::rngs::ChaCha8Rng;
 use rand::{RngExt, SeedableRng};
@@ -85,7 +86,8 @@ pub(super) fn reconstruct(
     let mut adam = AdamConfig::new().init();
     let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
     rng.set_stream(index as u64 + 1);
-    let [n, c, ..] = targets.dims();
+    let [n, _, h, w] = targets.dims();
+    let positions = config.batch * h * w;
     for i in 0..config.iterations {
         let done = i as f64 / config.iterations as f64;
         dropping.set(config.drop, rng.random());
@@ -94,9 +96,8 @@ pub(super) fn reconstruct(
             .collect();
         let chosen = Tensor::<1, Int>::from_data(chosen.as_slice(), device);
         let x = inputs.clone().select(0, chosen.clone()).autodiff();
-        let y = targets.clone().select(0, chosen).autodiff();
-        let d = unit.forward(x) - y;
-        let mut loss = (d.clone() * d).mean() * c as f32;
+        let y = targets.clone().select(0, chosen);
+        let mut loss = distance::squared(unit.forward(x), y) / positions as f32;
         if done >= WARM_UP {
             let annealed = (done - WARM_UP) / (1.0 - WARM_UP);
             let beta = BETA.0 + (BETA.1 - BETA.0) * annealed;

@@ -28,6 +28,9 @@ const HELD_OUT: usize = 8;
 pub struct Refinement {
     /// Whether layers are corrected.
     pub correct: bool,
+    /// Whether they are rounded with errors that cancel before; only where they are corrected.
+    #[serde(default)]
+    pub compensate: bool,
     /// Whether and how units are reconstructed.
     pub reconstruct: Option<ReconstructConfig>,
 }
@@ -43,11 +46,21 @@ pub struct UnitReport {
     /// After correction.
     pub corrected_db: f64,
     /// After reconstruction; `None` without one.
-    pub reconstructed_db: Option<f64>,
+    pub reconstructed: Option<Reconstructed>,
     /// Whether the reconstructed unit was taken: it was better.
     pub kept: bool,
     /// Time that it took.
     pub seconds: f64,
+}
+
+/// How well a unit was reconstructed. If its own images fit much better than others, they are too
+/// few; if neither fits, it is the bits.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Reconstructed {
+    /// As of [`UnitReport`]: on images that reconstruction did not see, in dB.
+    pub held_out_db: f64,
+    /// On those that it did.
+    pub own_db: f64,
 }
 
 /// Where refinement stands.
@@ -109,7 +122,8 @@ pub fn refine(
             let judged = Judged::new(&chain, &target);
             let quantized_db = judged.db(&unit);
             if refinement.correct {
-                correct(&mut unit, &float_unit, &chain).map_err(|source| ResnetError::Site {
+                let compensates = refinement.compensate;
+                correct(&mut unit, &float_unit, &chain, compensates).map_err(|source| ResnetError::Site {
                     site: unit.name(),
                     source,
                 })?;
@@ -120,7 +134,7 @@ pub fn refine(
                 unit: unit.name(),
                 quantized_db,
                 corrected_db,
-                reconstructed_db: None,
+                reconstructed: None,
                 kept: false,
                 seconds: 0.0,
             };
@@ -137,7 +151,10 @@ pub fn refine(
                 let train = judged.train();
                 let candidate = reconstruct(&net, float, i, train, config, device, &mut go_on)?;
                 let db = judged.db(&candidate);
-                report.reconstructed_db = Some(db);
+                report.reconstructed = Some(Reconstructed {
+                    held_out_db: db,
+                    own_db: judged.own_db(&candidate),
+                });
                 if db > corrected_db {
                     report.kept = true;
                     net.set_unit(candidate.clone());
@@ -177,12 +194,19 @@ impl<'a> Judged<'a> {
 
     /// SQNR of the unit's output on the held-out images.
     fn db(&self, unit: &QuantUnit) -> f64 {
-        let rest = |x: &Tensor<4>| {
-            let n = x.dims()[0] - self.train;
-            x.clone().narrow(0, self.train, n)
-        };
+        let all = self.inputs.dims()[0];
+        self.sqnr(unit, self.train, all - self.train)
+    }
+
+    /// On the others.
+    fn own_db(&self, unit: &QuantUnit) -> f64 {
+        self.sqnr(unit, 0, self.train)
+    }
+
+    fn sqnr(&self, unit: &QuantUnit, from: usize, n: usize) -> f64 {
+        let part = |x: &Tensor<4>| x.clone().narrow(0, from, n);
         let mut sqnr = Sqnr::default();
-        sqnr.add(rest(self.targets), chain::forward(unit, &rest(self.inputs)));
+        sqnr.add(part(self.targets), chain::forward(unit, &part(self.inputs)));
         sqnr.db()
     }
 

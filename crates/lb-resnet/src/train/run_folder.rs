@@ -9,14 +9,14 @@
 
 use std::path::{Path, PathBuf};
 
-use lb_format::{NetworkInfo, atomic};
+use lb_format::NetworkInfo;
 use serde::{Deserialize, Serialize};
 
 use super::state::{Position, StoredState};
 use super::{EpochMetrics, TrainConfig};
 use crate::ResnetError;
 use crate::checkpoint::{self, Checkpoint};
-use crate::state_file;
+use crate::{run_files, state_file};
 
 /// A folder that a run writes to.
 #[derive(Clone, Debug)]
@@ -68,22 +68,11 @@ impl RunFolder {
     /// # Errors
     /// If it cannot be written.
     pub fn save_config(&self, config: &serde_json::Value) -> Result<(), ResnetError> {
-        Ok(atomic::write(
-            &self.0.join("config.json"),
-            format!("{config:#}\n").as_bytes(),
-        )?)
+        run_files::save_config(&self.0, config)
     }
 
     pub(super) fn save_metrics(&self, history: &[EpochMetrics]) -> Result<(), ResnetError> {
-        let mut lines = String::new();
-        for m in history {
-            lines += &serde_json::to_string(m).map_err(|e| ResnetError::Invalid(e.to_string()))?;
-            lines.push('\n');
-        }
-        Ok(atomic::write(
-            &self.0.join("metrics.jsonl"),
-            lines.as_bytes(),
-        )?)
+        run_files::save_metrics(&self.0, history)
     }
 
     pub(super) fn save_checkpoints(&self, c: &Checkpoint, best: bool) -> Result<(), ResnetError> {
