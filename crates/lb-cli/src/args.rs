@@ -233,8 +233,9 @@ pub struct CalibrateArgs {
     #[arg(long, default_value = "same", value_parser = floor)]
     pub residual_bits: Floor,
     /// minmax, moving-average, percentile, mse, kl; affine (mse, then mean and deviation of every
-    /// channel corrected), brecq (then blocks reconstructed), brecq+kl (then tuned end to end); or
-    /// the predecessor's lbtorch [default: affine, and mse at 16 bits]
+    /// channel corrected), gptq (the same, weights rounded so that their errors cancel), brecq (then
+    /// blocks reconstructed), brecq+kl (then tuned end to end); or the predecessor's lbtorch
+    /// [default: gptq, and mse at 16 bits]
     #[arg(long)]
     pub method: Option<Method>,
     /// Levels of weights: uniform, or apot (sums of powers of two, denser near zero; 2 to 6 bits,

@@ -149,7 +149,7 @@ fn packed_files_are_evaluated_in_integers_and_simulated_on_request() {
 fn additive_powers_of_two_run_in_integers_and_are_named() {
     let dir = tempfile::tempdir().unwrap();
     let file = &calibrated(dir.path(), "--bits 4 --levels apot")[0];
-    assert!(file.ends_with("w4a4-e8-affine-apot.lbq"), "{file}");
+    assert!(file.ends_with("w4a4-e8-gptq-apot.lbq"), "{file}");
     let eval = |rest: &str| {
         let o = lb(dir.path(), &format!("eval {file} --json{rest}"));
         json_lines(&o).remove(0)

@@ -43,6 +43,21 @@ pub struct LayerMoments {
     yx: Vec<f64>,
 }
 
+/// Sums over some positions of a layer's inputs x and float outputs y.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Sums {
+    /// Number of positions.
+    pub count: usize,
+    /// `Σ x xᵀ`, `[K, K]`
+    pub xx: Vec<f32>,
+    /// `Σ y xᵀ`, `[C_out, K]`
+    pub yx: Vec<f32>,
+    /// `Σ x`
+    pub x: Vec<f32>,
+    /// `Σ y`
+    pub y: Vec<f32>,
+}
+
 impl LayerMoments {
     /// Adds `m` positions: what the quantized layer is given there, and what the float one makes of
     /// its own inputs.
@@ -56,22 +71,46 @@ impl LayerMoments {
     pub fn add(&mut self, x: Tensor<2>, y: Tensor<2>) -> Result<(), CoreError> {
         let [_, m] = x.dims();
         let transposed = x.clone().transpose();
+        let host = |t: Tensor<2>| {
+            t.try_into_vec_as::<f32>()
+                .map_err(|e| CoreError::Device(e.to_string()))
+        };
+        self.add_sums(&Sums {
+            count: m,
+            xx: host(x.clone().matmul(transposed.clone()))?,
+            yx: host(y.clone().matmul(transposed))?,
+            x: host(x.sum_dim(1))?,
+            y: host(y.sum_dim(1))?,
+        });
+        Ok(())
+    }
+
+    /// Adds sums over positions that were taken elsewhere.
+    pub fn add_sums(&mut self, sums: &Sums) {
         for (sum, now) in [
-            (&mut self.xx, x.clone().matmul(transposed.clone())),
-            (&mut self.yx, y.clone().matmul(transposed)),
-            (&mut self.x, x.sum_dim(1)),
-            (&mut self.y, y.sum_dim(1)),
+            (&mut self.xx, &sums.xx),
+            (&mut self.yx, &sums.yx),
+            (&mut self.x, &sums.x),
+            (&mut self.y, &sums.y),
         ] {
-            let now: Vec<f64> = now
-                .try_into_vec_as()
-                .map_err(|e| CoreError::Device(e.to_string()))?;
             sum.resize(now.len(), 0.0);
             for (sum, now) in sum.iter_mut().zip(now) {
-                *sum += now;
+                *sum += f64::from(*now);
             }
         }
-        self.count += m as f64;
-        Ok(())
+        self.count += sums.count as f64;
+    }
+
+    /// The largest difference of any sum, relative to the largest sum.
+    pub fn distance(&self, other: &Self) -> f64 {
+        let all = |m: &Self| -> Vec<f64> { [&m.xx[..], &m.yx, &m.x, &m.y, &[m.count]].concat() };
+        let (a, b) = (all(self), all(other));
+        let largest = b.iter().fold(0.0, |l: f64, v| l.max(v.abs()));
+        let pairs = a.iter().zip(&b).map(|(a, b)| (a - b).abs());
+        match a.len() == b.len() {
+            true => pairs.fold(0.0, f64::max) / largest,
+            false => f64::INFINITY,
+        }
     }
 
     /// `cov(a, b)`, rows of `a`.
@@ -246,8 +285,7 @@ impl Norm {
         }
         for j in 0..k {
             let row = self.row(j);
-            let known: f64 = t[..j].iter().zip(row).map(|(w, m)| w * m).sum();
-            t[j] = (t[j] - known) / row[j];
+            t[j] = (t[j] - dot(&t[..j], &row[..j])) / row[j];
         }
         let mut w = vec![0.0; k];
         for (&i, t) in self.order.iter().zip(t) {
@@ -259,8 +297,7 @@ impl Norm {
     /// `M v`, for `v` in the weight's own order.
     fn apply(&self, v: impl Fn(usize) -> f64) -> Vec<f64> {
         let v: Vec<f64> = self.order.iter().map(|&i| v(i)).collect();
-        let dot = |row: &[f64]| row.iter().zip(&v).map(|(m, v)| m * v).sum();
-        (0..v.len()).map(|j| dot(self.row(j))).collect()
+        (0..v.len()).map(|j| dot(self.row(j), &v[..=j])).collect()
     }
 
     /// The channel's scale and offset, and its rounded weight.
@@ -312,7 +349,7 @@ impl Norm {
         let mut errors = Vec::with_capacity(target.len());
         for (j, &i) in self.order.iter().enumerate() {
             let row = self.row(j);
-            let carried: f64 = row.iter().zip(&errors).map(|(m, e)| m * e).sum();
+            let carried = dot(&row[..j], &errors);
             let code = one.quantize(0, (target[i] + carried / row[j]) as f32);
             levels[i] = f64::from(unit.dequantize(0, code));
             let value = f64::from(affine.scale) * levels[i] + f64::from(affine.offset);
@@ -323,7 +360,6 @@ impl Norm {
 
     /// Scale and offset for these levels, of least error; `None` if there are none.
     fn fit(&self, target: &[f64], levels: &[f64], has_offset: bool) -> Option<(f32, f32)> {
-        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
         let (t, l) = (self.apply(|i| target[i]), self.apply(|i| levels[i]));
         let one = self.apply(|_| 1.0);
         let (ll, lt) = (dot(&l, &l), dot(&l, &t));

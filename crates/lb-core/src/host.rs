@@ -101,6 +101,25 @@ pub fn sum(x: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + rest.iter().sum::<f32>()
 }
 
+/// `f(channel, image)`, two sums each, of all images, added up in their order.
+pub fn per_channel<T: Send>(
+    images: impl IndexedParallelIterator<Item = T>,
+    channels: usize,
+    f: impl Fn(usize, &T) -> [f64; 2] + Sync,
+) -> Vec<[f64; 2]> {
+    let sums: Vec<Vec<[f64; 2]>> = images
+        .map(|image| vectorized(|| (0..channels).map(|c| f(c, &image)).collect()))
+        .collect();
+    let mut total = vec![[0.0; 2]; channels];
+    for image in sums {
+        for (total, [a, b]) in total.iter_mut().zip(image) {
+            total[0] += a;
+            total[1] += b;
+        }
+    }
+    total
+}
+
 /// `x` rounded to the nearest integer, ties to even, for `|x| ≤ 2²²`.
 ///
 /// `f32::round_ties_even` is a function call on processors older than SSE 4.1, which is what a

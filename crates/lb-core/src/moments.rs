@@ -1,8 +1,12 @@
 //! Mean and standard deviation of each channel, gathered over batches.
 
 use burn::tensor::Tensor;
+#[cfg(feature = "flex")]
+use rayon::prelude::*;
 
 use crate::CoreError;
+#[cfg(feature = "flex")]
+use crate::host::{self, OnHost};
 
 /// Sums of every channel, in double precision.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -22,21 +26,36 @@ impl ChannelMoments {
     /// If the number of channels changes.
     pub fn add(&mut self, x: Tensor<4>) -> Result<(), CoreError> {
         let [n, c, h, w] = x.dims();
+        #[cfg(feature = "flex")]
+        if let Some(OnHost::Plain(x)) = host::on_host(&x) {
+            let sums = channel_sums(host::values(&x.to_contiguous()), c, h * w);
+            self.merge(n * h * w, &sums);
+            return Ok(());
+        }
         let rows = x.swap_dims(0, 1).reshape([c, n * h * w]);
         // Around the batch's mean, as squares of large means would swallow a small deviation.
         let mean = rows.clone().mean_dim(1);
         let centred = rows - mean.clone();
-        let variance = host((centred.clone() * centred).mean_dim(1))?;
-        let mean = host(mean)?;
-        self.sum.resize(c, 0.0);
-        self.squares.resize(c, 0.0);
+        let variance = read((centred.clone() * centred).mean_dim(1))?;
         let count = (n * h * w) as f64;
-        for (i, (mean, variance)) in mean.into_iter().zip(variance).enumerate() {
-            self.sum[i] += count * mean;
-            self.squares[i] += count * (variance + mean * mean);
-        }
-        self.count += count;
+        let sums: Vec<[f64; 2]> = read(mean)?
+            .into_iter()
+            .zip(variance)
+            .map(|(mean, variance)| [count * mean, count * (variance + mean * mean)])
+            .collect();
+        self.merge(n * h * w, &sums);
         Ok(())
+    }
+
+    /// Adds sums of values and of squares over `count` values a channel.
+    fn merge(&mut self, count: usize, sums: &[[f64; 2]]) {
+        self.sum.resize(sums.len(), 0.0);
+        self.squares.resize(sums.len(), 0.0);
+        for (i, [sum, squares]) in sums.iter().enumerate() {
+            self.sum[i] += sum;
+            self.squares[i] += squares;
+        }
+        self.count += count as f64;
     }
 
     /// Mean of each channel.
@@ -54,7 +73,30 @@ impl ChannelMoments {
     }
 }
 
-fn host(x: Tensor<2>) -> Result<Vec<f64>, CoreError> {
+/// `Σ x` and `Σ x²` of every channel, `x` being images of channels of `plane` values.
+///
+/// Each plane's own mean is taken off before squaring, and planes are joined in `f64`, so that a
+/// large mean costs no digits.
+#[cfg(feature = "flex")]
+pub fn channel_sums(x: &[f32], channels: usize, plane: usize) -> Vec<[f64; 2]> {
+    const LANES: usize = 16;
+    let images = x.par_chunks((channels * plane).max(1));
+    host::per_channel(images, channels, |c, image| {
+        let values = &image[c * plane..][..plane];
+        let mean = host::sum(values) / plane as f32;
+        let mut squares = [0f32; LANES];
+        for chunk in values.chunks(LANES) {
+            for (s, x) in squares.iter_mut().zip(chunk) {
+                *s += (x - mean) * (x - mean);
+            }
+        }
+        let squares = f64::from(squares.iter().sum::<f32>());
+        let (mean, count) = (f64::from(mean), plane as f64);
+        [mean * count, squares + mean * mean * count]
+    })
+}
+
+fn read(x: Tensor<2>) -> Result<Vec<f64>, CoreError> {
     x.try_into_vec_as()
         .map_err(|e| CoreError::Device(e.to_string()))
 }

@@ -2,9 +2,10 @@
 
 use burn::tensor::Tensor;
 use lb_core::CoreError;
-use lb_core::compensate::{LayerMoments, columns, compensate};
+use lb_core::compensate::{LayerMoments, compensate};
 use lb_format::QParams;
 
+use crate::conv2d::gather;
 use crate::{QuantConv2d, QuantLinear};
 
 impl QuantConv2d {
@@ -20,9 +21,7 @@ impl QuantConv2d {
         y: Tensor<4>,
     ) -> Result<(), CoreError> {
         let [_, _, kernel, _] = self.weight.dims();
-        let geometry = self.geometry();
-        let x = columns(x, kernel, geometry.stride, geometry.padding);
-        moments.add(x, y.swap_dims(0, 1).flatten(1, 3))
+        gather(moments, x, y, kernel, self.geometry())
     }
 
     /// This layer, with its `float` weight rounded anew; unchanged if it was left in float. `grid`

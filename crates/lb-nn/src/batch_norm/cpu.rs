@@ -1,6 +1,7 @@
 //! The passes over memory. A plane is the positions of one channel of one image.
 
 use lb_core::host::{self, FlexTensor, sum};
+use lb_core::moments::channel_sums;
 use rayon::prelude::*;
 
 /// Images, channels, positions of an image.
@@ -21,52 +22,14 @@ impl Shape {
         (self.n * self.plane) as f64
     }
 
-    /// `f(channel, plane of an image)` of all, added up over the images in their order.
-    fn per_channel<T: Send>(
-        &self,
-        images: impl IndexedParallelIterator<Item = T>,
-        f: impl Fn(usize, &T) -> [f64; 2] + Sync,
-    ) -> Vec<[f64; 2]> {
-        let sums: Vec<Vec<[f64; 2]>> = images
-            .map(|image| host::vectorized(|| (0..self.c).map(|c| f(c, &image)).collect()))
-            .collect();
-        let mut total = vec![[0.0; 2]; self.c];
-        for image in sums {
-            for (total, [a, b]) in total.iter_mut().zip(image) {
-                total[0] += a;
-                total[1] += b;
-            }
-        }
-        total
-    }
-
     fn plane<'a>(&self, image: &'a [f32], c: usize) -> &'a [f32] {
         &image[c * self.plane..][..self.plane]
     }
 }
 
 /// Mean and biased variance of every channel.
-///
-/// Each plane's own mean is taken off before squaring, and planes are joined in `f64`, so that a
-/// large mean costs no digits.
 pub(super) fn statistics(s: &Shape, x: &[f32]) -> Vec<[f64; 2]> {
-    let count = s.plane as f64;
-    let moments = |c: usize, image: &&[f32]| {
-        let plane = s.plane(image, c);
-        let mean = sum(plane) / s.plane as f32;
-        let mut squares = [0f32; 16];
-        let (chunks, rest) = plane.as_chunks::<16>();
-        for chunk in chunks {
-            for (s, x) in squares.iter_mut().zip(chunk) {
-                *s += (x - mean) * (x - mean);
-            }
-        }
-        let rest: f32 = rest.iter().map(|x| (x - mean) * (x - mean)).sum();
-        let squares = f64::from(squares.iter().sum::<f32>() + rest);
-        let mean = f64::from(mean);
-        [mean * count, squares + mean * mean * count]
-    };
-    s.per_channel(x.par_chunks(s.image()), moments)
+    channel_sums(x, s.c, s.plane)
         .into_iter()
         .map(|[total, squares]| {
             let mean = total / s.count();
@@ -96,7 +59,7 @@ pub(super) fn scale_and_shift(s: &Shape, x: &[f32], scale: &[f32], shift: &[f32]
 /// `Σ dy` and `Σ dy · (x − μ)` by channel.
 pub(super) fn sums(s: &Shape, x: &[f32], dy: &[f32], mean: &[f32]) -> Vec<[f64; 2]> {
     let images = x.par_chunks(s.image()).zip(dy.par_chunks(s.image()));
-    s.per_channel(images, |c, (x, dy)| {
+    host::per_channel(images, s.c, |c, (x, dy)| {
         let (x, dy, mean) = (s.plane(x, c), s.plane(dy, c), mean[c]);
         let mut products = [0f32; 16];
         let (xs, x_rest) = x.as_chunks::<16>();

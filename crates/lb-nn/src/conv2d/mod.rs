@@ -12,6 +12,8 @@ use burn::nn::PaddingConfig2d;
 use burn::nn::conv::Conv2d;
 use burn::tensor::Tensor;
 use burn::tensor::ops::ConvOptions;
+use lb_core::CoreError;
+use lb_core::compensate::{LayerMoments, columns};
 
 /// Step and border of a square convolution.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,6 +65,27 @@ pub fn conv2d(
     }
     let options = ConvOptions::new([geometry.stride; 2], [geometry.padding; 2], [1; 2], 1);
     burn::tensor::module::conv2d(x, weight, bias, options)
+}
+
+/// Adds to `moments` what a convolution of this `kernel` size is given, `x`, and what a float one
+/// made of its own inputs, `y`, both as in [`conv2d`].
+///
+/// # Errors
+/// If they cannot be read from their device.
+pub(crate) fn gather(
+    moments: &mut LayerMoments,
+    x: Tensor<4>,
+    y: Tensor<4>,
+    kernel: usize,
+    geometry: Geometry,
+) -> Result<(), CoreError> {
+    #[cfg(feature = "flex")]
+    if let Some(sums) = tracked::sums(&x, &y, kernel, geometry) {
+        moments.add_sums(&sums);
+        return Ok(());
+    }
+    let x = columns(x, kernel, geometry.stride, geometry.padding);
+    moments.add(x, y.swap_dims(0, 1).flatten(1, 3))
 }
 
 #[cfg(test)]

@@ -96,3 +96,23 @@ fn views_are_read_as_what_they_show() {
     let b = conv2d(copy(&xv), copy(&wv), None, g);
     assert_eq!(a.into_data(), b.into_data());
 }
+
+#[test]
+fn moments_are_those_of_the_columns() {
+    let device = Device::flex();
+    let normal = Distribution::Normal(0.3, 1.0);
+    for (k, stride, padding) in [(3, 1, 1), (3, 2, 1), (1, 2, 0)] {
+        let geometry = Geometry { stride, padding };
+        let x = Tensor::<4>::random([11, 3, 8, 8], normal, &device);
+        let w = Tensor::<4>::random([5, 3, k, k], normal, &device);
+        let y = conv2d(x.clone(), w.clone(), None, geometry);
+        let (mut ours, mut generic) = (LayerMoments::default(), LayerMoments::default());
+        gather(&mut ours, x.clone(), y.clone(), k, geometry).unwrap();
+        let columns = columns(x, k, stride, padding);
+        generic
+            .add(columns, y.swap_dims(0, 1).flatten(1, 3))
+            .unwrap();
+        let off = ours.distance(&generic);
+        assert!(off < 1e-5, "kernel {k}, {geometry:?}: {off}");
+    }
+}

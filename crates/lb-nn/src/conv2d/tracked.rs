@@ -6,6 +6,7 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::{Autodiff, Flex};
 use burn::tensor::Tensor;
+use lb_core::compensate::Sums;
 use lb_core::host::{self, FlexTensor, OnHost};
 
 use super::{Geometry, cpu};
@@ -50,6 +51,26 @@ pub(super) fn conv2d(
                 Some(_) => return None,
             };
             Some(Tensor::from_primitive::<Autodiff<Flex>>(y))
+        }
+        _ => None,
+    }
+}
+
+/// Sums of inputs and outputs; `None` if they are not both on the CPU without gradients.
+pub(super) fn sums(
+    x: &Tensor<4>,
+    y: &Tensor<4>,
+    kernel: usize,
+    geometry: Geometry,
+) -> Option<Sums> {
+    let [_, c_out, ..] = y.dims();
+    let [_, c_in, ..] = x.dims();
+    let shape = cpu::Shape::new(x.dims(), [c_out, c_in, kernel, kernel], geometry);
+    assert_eq!(shape.output(), y.dims(), "outputs of these inputs");
+    match (host::on_host(x)?, host::on_host(y)?) {
+        (OnHost::Plain(x), OnHost::Plain(y)) => {
+            let (x, y) = (x.to_contiguous(), y.to_contiguous());
+            Some(cpu::sums(&shape, host::values(&x), host::values(&y)))
         }
         _ => None,
     }

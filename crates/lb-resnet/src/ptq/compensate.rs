@@ -13,6 +13,11 @@ use crate::model::Seen;
 /// Images a forward pass: inputs are copied once for every tap.
 const BATCH: usize = 64;
 
+/// Images that are enough, if they bring [`POSITIONS`] positions for every weight of a channel:
+/// the early layers see thousands of positions an image.
+const IMAGES: usize = 256;
+const POSITIONS: usize = 400;
+
 /// Rounds layer `index` of [`convolutions_mut`](crate::model::Unit::convolutions_mut) anew, or the
 /// linear layer of the head ([`lb_core::compensate`]).
 pub(super) fn compensate(
@@ -27,12 +32,17 @@ pub(super) fn compensate(
         let (name, float_layer) = layers.swap_remove(index);
         let layer = unit.convolutions_mut().swap_remove(index).1.clone();
         let mut moments = LayerMoments::default();
-        see(unit, float, &name, chain, &mut |x, y| layer.gather(&mut moments, x, y))?;
+        let [_, inputs, height, width] = layer.weight.dims();
+        let what = (name.as_str(), inputs * height * width);
+        see(unit, float, what, chain, &mut |x, y| {
+            layer.gather(&mut moments, x, y)
+        })?;
         let found = layer.compensated(&float_layer.weight.val(), &moments, grid)?;
         *unit.convolutions_mut().swap_remove(index).1 = found;
     } else if let (Some(layer), Some(float_layer)) = (unit.linear().cloned(), float.linear()) {
         let mut moments = LayerMoments::default();
-        see(unit, float, "linear", chain, &mut |x, y| {
+        let [_, inputs] = layer.weight.dims();
+        see(unit, float, ("linear", inputs), chain, &mut |x, y| {
             layer.gather(&mut moments, x.flatten(1, 3), y.flatten(1, 3))
         })?;
         let found = layer.compensated(&lb_nn::out_in(float_layer), &moments, grid)?;
@@ -44,15 +54,19 @@ pub(super) fn compensate(
 }
 
 /// Calls `f` with the inputs of layer `name` in the quantized network and its outputs in the float
-/// one, batch after batch.
+/// one, batch after batch; `taps` is the number of its weights for each output channel.
 fn see(
     unit: &QuantUnit,
     float: &FloatUnit,
-    name: &str,
+    (name, taps): (&str, usize),
     chain: &Chain,
     f: &mut dyn FnMut(Tensor<4>, Tensor<4>) -> Result<(), CoreError>,
 ) -> Result<(), CoreError> {
+    let mut enough = chain.len();
     for (from, n) in spans(chain.len(), BATCH) {
+        if from >= enough {
+            break;
+        }
         let part = |x: &Tensor<4>| x.clone().narrow(0, from, n);
         let (mut x, mut y) = (None, None);
         unit.forward_traced(part(&chain.quantized), &mut |seen, at, value| {
@@ -68,6 +82,8 @@ fn see(
             value
         });
         if let (Some(x), Some(y)) = (x, y) {
+            let [_, _, height, width] = y.dims();
+            enough = IMAGES.max((POSITIONS * taps).div_ceil(height * width));
             f(x, y)?;
         }
     }

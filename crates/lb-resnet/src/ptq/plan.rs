@@ -59,12 +59,13 @@ impl Method {
         Self::Lbtorch,
     ];
 
-    /// What a network of these widths is quantized with unless told otherwise: affine correction
-    /// costs seconds and wins points, and even at 8 bits it undoes most of the changed classes (3
-    /// of 1,024 instead of 13, on held-out training images). At 16 there is nothing to correct.
+    /// What a network of these widths is quantized with unless told otherwise. Rounding with errors
+    /// that cancel costs seconds and no gradients, and wins at every width: on held-out training
+    /// images (float 86.08 %) 55.3 to 72.9 % at W2A2, 83.2 to 85.2 % at W4A4. At 16 bits there is
+    /// nothing to win.
     pub fn default_for(widths: Widths) -> Self {
         match widths.weights.min(widths.activations).get() {
-            1..=8 => Self::Affine,
+            1..=8 => Self::Gptq,
             _ => Self::Mse,
         }
     }
@@ -75,7 +76,7 @@ impl Method {
         let reconstructs = matches!(self, Self::Brecq | Self::BrecqKl);
         Refinement {
             correct: refines,
-            compensate: self == Self::Gptq,
+            compensate: refines && self != Self::Affine,
             reconstruct: reconstructs.then(|| ReconstructConfig::new(Rounding::Straight, seed)),
         }
     }

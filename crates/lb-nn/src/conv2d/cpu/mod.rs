@@ -10,6 +10,7 @@ use rayon::prelude::*;
 use direct::{DirectBackward, DirectForward};
 pub(super) use shape::Shape;
 use unrolled::Unrolled;
+pub(super) use unrolled::sums;
 
 /// Images that are summed into one partial weight gradient. Fixed, so that the order of the sum,
 /// and with it the last bit, does not depend on the number of threads.

@@ -10,8 +10,10 @@
 //! An image's `col` fits the second-level cache (590 kB for 16 channels of 32×32), which that of
 //! a whole batch does not.
 
+use lb_core::compensate::Sums;
 use ndarray::linalg::general_mat_mul;
 use ndarray::{ArrayView2, ArrayViewMut2};
+use rayon::prelude::*;
 
 use super::shape::Shape;
 use super::{Backward, Forward};
@@ -85,6 +87,48 @@ impl Backward for Unrolled<'_> {
             general_mat_mul(1.0, &self.weight().t(), &dy, 0.0, &mut d);
             roll_up(s, dcol, dx);
         }
+    }
+}
+
+/// Sums over all positions of what the output positions see and of `y`, `[N, C_out, H', W']`.
+pub fn sums(s: &Shape, x: &[f32], y: &[f32]) -> Sums {
+    let (k, c, p) = (s.taps(), s.c_out, s.positions());
+    let group = s.n.div_ceil(super::GROUPS).max(1);
+    let parts: Vec<[Vec<f32>; 4]> = x
+        .par_chunks(group * s.image())
+        .zip(y.par_chunks(group * s.out_image()))
+        .map(|(x, y)| {
+            let mut col = vec![0.0; k * p];
+            let mut part = [k * k, c * k, k, c].map(|n| vec![0.0; n]);
+            let [xx, yx, x_sum, y_sum] = &mut part;
+            for (x, y) in x.chunks(s.image()).zip(y.chunks(s.out_image())) {
+                unroll(s, x, &mut col);
+                let (a, b) = (matrix(&col, k, p), matrix(y, c, p));
+                general_mat_mul(1.0, &a, &a.t(), 1.0, &mut matrix_mut(xx, k, k));
+                general_mat_mul(1.0, &b, &a.t(), 1.0, &mut matrix_mut(yx, c, k));
+                for (sums, rows) in [(&mut *x_sum, &col[..]), (&mut *y_sum, y)] {
+                    for (sum, row) in sums.iter_mut().zip(rows.chunks_exact(p)) {
+                        *sum += lb_core::host::sum(row);
+                    }
+                }
+            }
+            part
+        })
+        .collect();
+    let mut total = [k * k, c * k, k, c].map(|n| vec![0.0; n]);
+    for part in parts {
+        for (total, part) in total.iter_mut().zip(part) {
+            *total = super::added(std::mem::take(total), part);
+        }
+    }
+    let [xx, yx, x, y] = total;
+    let count = s.n * p;
+    Sums {
+        count,
+        xx,
+        yx,
+        x,
+        y,
     }
 }
 
