@@ -57,7 +57,9 @@ fn layers(c: &mut Criterion) {
             });
         });
         let bn = BatchNormConfig::new(channels).init(&device);
-        group.throughput(Throughput::Elements((BATCH * channels * size * size) as u64));
+        group.throughput(Throughput::Elements(
+            (BATCH * channels * size * size) as u64,
+        ));
         group.bench_function("batch norm forward and backward", |b| {
             b.iter(|| batch_norm(&bn, x.clone()).sum().backward());
         });

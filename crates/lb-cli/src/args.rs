@@ -251,6 +251,10 @@ pub struct CalibrateArgs {
     /// Steps of end-to-end tuning, for brecq+kl [default: 400]
     #[arg(long, value_parser = at_least_one(1_000_000))]
     pub steps: Option<usize>,
+    /// Memory for what a unit is given and should make of all calibration images, while layers are
+    /// corrected or blocks reconstructed; images that do not fit are left out of that
+    #[arg(long, default_value = "4GB", value_name = "SIZE")]
+    pub cache: Size,
     /// Correct biases for the mean shift of quantized weights
     #[arg(long)]
     pub bias_correction: bool,

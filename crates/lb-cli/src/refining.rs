@@ -26,6 +26,8 @@ pub struct Effort {
     pub rounding: Option<Rounding>,
     /// Steps of end-to-end tuning.
     pub steps: Option<usize>,
+    /// Bytes that a unit's inputs and targets may take.
+    pub cache: Option<u64>,
 }
 
 impl Effort {
@@ -82,10 +84,11 @@ impl Refining<'_> {
         if !refinement.correct && refinement.reconstruct.is_none() {
             return Ok((net, Vec::new()));
         }
+        let images = self.images_that_fit()?;
         let partial = match partial.filter(|_| refinement.reconstruct.is_some()) {
             None => None,
             Some(path) => {
-                let pixels = self.drawn.pixels();
+                let pixels = images.pixels();
                 let path = path.to_owned();
                 Some(Partial::new(
                     path,
@@ -118,7 +121,7 @@ impl Refining<'_> {
         let net = ptq::refine(
             net,
             self.folded,
-            self.drawn,
+            &images,
             &self.normalization,
             &refinement,
             done,
@@ -135,6 +138,31 @@ impl Refining<'_> {
             p.remove();
         }
         Ok((net, reports))
+    }
+
+    /// The first calibration images, as many as the cache takes.
+    fn images_that_fit(&self) -> Result<ImageSet> {
+        let set = self.drawn;
+        let each = ptq::cached_bytes(self.folded, set, &self.normalization, self.device);
+        let fit = match self.effort.cache {
+            None => set.len(),
+            Some(bytes) => set
+                .len()
+                .min((bytes / each).try_into().unwrap_or(usize::MAX)),
+        };
+        anyhow::ensure!(
+            fit >= ptq::LEAST_IMAGES,
+            "--cache takes {fit} images of {each} bytes each, fewer than the {} that refinement needs: allow at least {} bytes",
+            ptq::LEAST_IMAGES,
+            ptq::LEAST_IMAGES as u64 * each
+        );
+        if fit < set.len() {
+            eprintln!(
+                "layers are refined on {fit} of {} calibration images, as many as --cache takes at {each} bytes an image",
+                set.len()
+            );
+        }
+        Ok(set.subset(&(0..fit).collect::<Vec<_>>()))
     }
 
     /// End-to-end tuning on the calibration images.

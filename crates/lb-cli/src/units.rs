@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-/// A number of bytes: `B`, `kB` (1,000), `kiB` (1,024), `MB`, `MiB`; in any case.
+/// A number of bytes: `B`, `kB` (1,000), `kiB` (1,024), `MB`, `MiB`, `GB`, `GiB`; in any case.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Size {
     /// Bytes.
@@ -57,6 +57,8 @@ impl FromStr for Size {
                 "kib" => 1024.0,
                 "mb" => 1e6,
                 "mib" => 1024.0 * 1024.0,
+                "gb" => 1e9,
+                "gib" => 1024.0 * 1024.0 * 1024.0,
                 _ => return None,
             };
             whole(value, each)
@@ -67,7 +69,7 @@ impl FromStr for Size {
                 text: plain(s),
             }),
             None => Err(format!(
-                "`{s}` is not a size: use a number with B, kB, kiB, MB or MiB, as in 80kB"
+                "`{s}` is not a size: use a number with B, kB, kiB, MB, MiB, GB or GiB, as in 80kB"
             )),
         }
     }

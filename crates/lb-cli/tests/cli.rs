@@ -77,7 +77,7 @@ fn misunderstandings_exit_with_2() {
 #[test]
 fn the_built_in_network_is_calibrated_and_evaluated() {
     let dir = tempfile::tempdir().unwrap();
-    let o = lb(dir.path(), "calibrate --bits 4,w2a8 --samples 32 --json");
+    let o = lb(dir.path(), "calibrate --bits 4,w1a2 --samples 32 --json");
     let lines = json_lines(&o);
     assert_eq!(lines.len(), 2);
     assert_eq!(lines[0]["widths"], "W4A4, edge layers W8A8");

@@ -504,8 +504,7 @@ mod tests {
         let normal = Distribution::Normal(0.0, 1.0);
         for (kernel, stride, padding) in [(3, 1, 1), (3, 2, 1), (1, 2, 0)] {
             let w = Tensor::<4>::random([5, 3, kernel, kernel], normal, &device);
-            let options =
-                burn::tensor::ops::ConvOptions::new([stride; 2], [padding; 2], [1; 2], 1);
+            let options = burn::tensor::ops::ConvOptions::new([stride; 2], [padding; 2], [1; 2], 1);
             let y = burn::tensor::module::conv2d(x.clone(), w.clone(), None, options);
             let y = y.swap_dims(0, 1).flatten::<2>(1, 3);
             let columns = columns(x.clone(), kernel, stride, padding);

@@ -56,11 +56,7 @@ pub fn tensor(values: Vec<f32>, shape: &[usize]) -> FlexTensor {
 /// holds `x`, else in a copy.
 ///
 /// Memory that is written for the first time costs as much as the arithmetic.
-pub fn map_pieces(
-    x: FlexTensor,
-    size: usize,
-    f: impl Fn(usize, &mut [f32]) + Sync,
-) -> FlexTensor {
+pub fn map_pieces(x: FlexTensor, size: usize, f: impl Fn(usize, &mut [f32]) + Sync) -> FlexTensor {
     let contiguous = x.to_contiguous();
     drop(x);
     let mut x = contiguous;

@@ -27,8 +27,8 @@ pub mod metrics;
 pub mod model;
 pub mod ptq;
 pub mod report;
-pub mod sensitivity;
 mod run_files;
+pub mod sensitivity;
 mod state_file;
 #[cfg(test)]
 mod test_data;

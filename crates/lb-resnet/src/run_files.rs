@@ -10,10 +10,7 @@ use crate::ResnetError;
 /// Writes `config.json`: what was asked for.
 pub(crate) fn save_config(folder: &Path, config: &serde_json::Value) -> Result<(), ResnetError> {
     let text = format!("{config:#}\n");
-    Ok(atomic::write(
-        &folder.join("config.json"),
-        text.as_bytes(),
-    )?)
+    Ok(atomic::write(&folder.join("config.json"), text.as_bytes())?)
 }
 
 /// Writes `metrics.jsonl`: a line each.

@@ -54,6 +54,7 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
         iterations: args.iterations,
         rounding: args.rounding,
         steps: args.steps,
+        cache: Some(args.cache.bytes),
     };
     let calibrated = calibrated;
     let Calibrated {

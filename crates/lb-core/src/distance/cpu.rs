@@ -66,12 +66,7 @@ impl Backward<Flex, 1> for SquaredDistance {
     /// `x` and its target.
     type State = (FlexTensor, FlexTensor);
 
-    fn backward(
-        self,
-        ops: Ops<Self::State, 1>,
-        grads: &mut Gradients,
-        _: &mut Checkpointer,
-    ) {
+    fn backward(self, ops: Ops<Self::State, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let scale = 2.0 * host::values(&grads.consume::<Flex>(&ops.node).to_contiguous())[0];
         let [Some(node)] = ops.parents else { return };
         let (x, target) = (host::values(&ops.state.0), host::values(&ops.state.1));

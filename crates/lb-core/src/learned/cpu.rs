@@ -119,7 +119,9 @@ impl Op {
             let sum = host::vectorized(|| self.backward_chunk(i * CHUNK, inverse, x, d));
             partial[i].store(sum.to_bits(), Ordering::Relaxed);
         });
-        let partial = partial.iter().map(|p| f64::from_bits(p.load(Ordering::Relaxed)));
+        let partial = partial
+            .iter()
+            .map(|p| f64::from_bits(p.load(Ordering::Relaxed)));
         (dx, partial.sum::<f64>() as f32)
     }
 

@@ -42,10 +42,7 @@ pub fn batch_norm(layer: &BatchNorm, x: Tensor<4>) -> Tensor<4> {
 #[cfg(feature = "flex")]
 fn update(layer: &BatchNorm, mean: Tensor<1>, variance: Tensor<1>) {
     let momentum = layer.momentum;
-    for (running, now) in [
-        (&layer.running_mean, mean),
-        (&layer.running_var, variance),
-    ] {
+    for (running, now) in [(&layer.running_mean, mean), (&layer.running_var, variance)] {
         let moved = running.value_sync() * (1.0 - momentum) + now.autodiff() * momentum;
         running.update(moved.detach());
     }

@@ -37,7 +37,10 @@ pub(super) fn batch_norm(
     let statistics = cpu::statistics(&shape, host::values(&x));
     let of = |i: usize| -> Vec<f32> { statistics.iter().map(|s| s[i] as f32).collect() };
     let (mean, variance) = (of(0), of(1));
-    let inverse: Vec<f32> = variance.iter().map(|v| (v + epsilon).sqrt().recip()).collect();
+    let inverse: Vec<f32> = variance
+        .iter()
+        .map(|v| (v + epsilon).sqrt().recip())
+        .collect();
     let (gamma, beta) = (gamma.to_contiguous(), beta.to_contiguous());
     let gamma = host::values(&gamma).to_vec();
     let scale: Vec<f32> = gamma.iter().zip(&inverse).map(|(g, i)| g * i).collect();

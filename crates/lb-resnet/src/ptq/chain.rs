@@ -6,7 +6,7 @@ use lb_data::{ImageSet, Normalization};
 use lb_nn::layer::{Act, Conv, Dense};
 
 use crate::batch::{images, spans};
-use crate::model::Unit;
+use crate::model::{FoldedNet, Unit};
 
 /// Images a forward pass.
 const BATCH: usize = 128;
@@ -30,6 +30,24 @@ impl Chain {
     pub(super) fn len(&self) -> usize {
         self.float.dims()[0]
     }
+}
+
+/// Bytes that [`refine`](super::refine) keeps of an image, at the unit where they are most: what the
+/// unit is given in both networks, and what it makes of it.
+pub fn cached_bytes(
+    net: &FoldedNet,
+    set: &ImageSet,
+    normalization: &Normalization,
+    device: &Device,
+) -> u64 {
+    let mut x = images(set, 0, 1, normalization, device);
+    let mut most = 0;
+    for i in 0..net.units() {
+        let y = net.unit(i).forward(x.clone());
+        most = most.max(2 * (x.shape().num_elements() + y.shape().num_elements()));
+        x = y;
+    }
+    (most * size_of::<f32>()) as u64
 }
 
 /// The outputs of `unit` for all of `x`.

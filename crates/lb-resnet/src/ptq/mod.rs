@@ -27,6 +27,7 @@ mod reconstruct;
 mod refine;
 
 pub use assignment::{Assigned, Assignment};
+pub use chain::cached_bytes;
 pub use distill::{DistillConfig, DistillProgress, Distillation, StoredDistillation};
 pub use fold::fold;
 pub use level_set::LevelSet;
@@ -36,7 +37,9 @@ pub use partial::Partial;
 pub use plan::{Method, Options, Widths};
 pub use quantize::quantize;
 pub use reconstruct::ReconstructConfig;
-pub use refine::{Reconstructed, RefineMonitor, RefineProgress, Refinement, UnitReport, refine};
+pub use refine::{
+    LEAST_IMAGES, Reconstructed, RefineMonitor, RefineProgress, Refinement, UnitReport, refine,
+};
 
 use burn::nn::Linear;
 use burn::nn::conv::Conv2d;

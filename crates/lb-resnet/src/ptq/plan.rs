@@ -72,7 +72,10 @@ impl Method {
 
     /// What follows quantization.
     pub fn refinement(self, seed: u64) -> Refinement {
-        let refines = matches!(self, Self::Affine | Self::Gptq | Self::Brecq | Self::BrecqKl);
+        let refines = matches!(
+            self,
+            Self::Affine | Self::Gptq | Self::Brecq | Self::BrecqKl
+        );
         let reconstructs = matches!(self, Self::Brecq | Self::BrecqKl);
         Refinement {
             correct: refines,

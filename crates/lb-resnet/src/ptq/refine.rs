@@ -23,6 +23,9 @@ use crate::model::{FoldedNet, QuantNet};
 /// One image in this many is held out of reconstruction, to judge it.
 const HELD_OUT: usize = 8;
 
+/// Images that [`refine`] needs.
+pub const LEAST_IMAGES: usize = HELD_OUT;
+
 /// What is done to every unit.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Refinement {
@@ -123,9 +126,11 @@ pub fn refine(
             let quantized_db = judged.db(&unit);
             if refinement.correct {
                 let compensates = refinement.compensate;
-                correct(&mut unit, &float_unit, &chain, compensates).map_err(|source| ResnetError::Site {
-                    site: unit.name(),
-                    source,
+                correct(&mut unit, &float_unit, &chain, compensates).map_err(|source| {
+                    ResnetError::Site {
+                        site: unit.name(),
+                        source,
+                    }
                 })?;
             }
             let corrected_db = judged.db(&unit);

@@ -205,7 +205,9 @@ impl DirectForward {
             shape: s,
             arch,
             layout: Pitched::new(1, s.h, s.w, step(arch)),
-            weight: pack(s.c_out, s.c_in, |o, i, t| weight[(o * s.c_in + i) * TAPS + t]),
+            weight: pack(s.c_out, s.c_in, |o, i, t| {
+                weight[(o * s.c_in + i) * TAPS + t]
+            }),
             bias: start,
         }
     }

@@ -43,7 +43,15 @@ pub(super) fn forward(s: &Shape, x: &[f32], weight: &[f32], bias: Option<&[f32]>
         true => run_forward(s, &DirectForward::new(s, weight, bias), x),
         false => {
             let shape = *s;
-            run_forward(s, &Unrolled { shape, weight, bias }, x)
+            run_forward(
+                s,
+                &Unrolled {
+                    shape,
+                    weight,
+                    bias,
+                },
+                x,
+            )
         }
     }
 }
@@ -86,7 +94,17 @@ pub(super) fn backward(
         true => run_backward(s, &DirectBackward::new(s, weight), x, dy, wanted),
         false => {
             let (shape, bias) = (*s, None);
-            run_backward(s, &Unrolled { shape, weight, bias }, x, dy, wanted)
+            run_backward(
+                s,
+                &Unrolled {
+                    shape,
+                    weight,
+                    bias,
+                },
+                x,
+                dy,
+                wanted,
+            )
         }
     }
 }
@@ -118,7 +136,14 @@ fn run_backward<B: Backward>(
             if let Some(dx) = dx {
                 algorithm.input_gradient(&mut scratch, dy, dx);
             }
-            (dw, if wanted.bias { bias_gradient(s, dy) } else { Vec::new() })
+            (
+                dw,
+                if wanted.bias {
+                    bias_gradient(s, dy)
+                } else {
+                    Vec::new()
+                },
+            )
         })
         .collect();
     let (dw, db): (Vec<_>, Vec<_>) = partial.into_iter().unzip();

@@ -47,8 +47,7 @@ impl Pitched {
     fn rows(&self) -> impl Iterator<Item = usize> + use<> {
         let Self { height, .. } = *self;
         let pitch = self.pitch();
-        (0..self.images)
-            .flat_map(move |i| (0..height).map(move |y| (i * (height + 1) + y) * pitch))
+        (0..self.images).flat_map(move |i| (0..height).map(move |y| (i * (height + 1) + y) * pitch))
     }
 
     /// Copies `dense`, `[images, channels, H, W]`, to between the zeros of `to`,
