@@ -15,8 +15,13 @@
 #[cfg(feature = "flex")]
 mod cpu;
 
+#[cfg(feature = "flex")]
+use burn::backend::Flex;
 use burn::tensor::{Device, Tensor};
 use lb_format::{Affine, Levels, QParams};
+
+#[cfg(feature = "flex")]
+use crate::host::{self, OnHost};
 
 /// Codes of `x`, as floats.
 ///
@@ -115,13 +120,10 @@ pub fn dequantize<const D: usize>(codes: Tensor<D>, q: &QParams) -> Tensor<D> {
 /// As [`quantize`].
 pub fn fake_quantize<const D: usize>(x: Tensor<D>, q: &QParams) -> Tensor<D> {
     #[cfg(feature = "flex")]
-    let x = match per_tensor(q) {
-        None => x,
-        Some(a) => match cpu::fake_quantize(x, a, q.range()) {
-            Ok(y) => return y,
-            Err(x) => x,
-        },
-    };
+    if let (Some(a), Some(OnHost::Plain(host))) = (per_tensor(q), host::on_host(&x)) {
+        drop(x);
+        return Tensor::from_primitive::<Flex>(cpu::fake_quantize(host, a, q.range()));
+    }
     if !x.device().is_autodiff() {
         return dequantize(quantize(x, q), q);
     }

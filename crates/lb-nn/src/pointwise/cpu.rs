@@ -6,18 +6,13 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::{Autodiff, Flex};
 use burn::tensor::Tensor;
-use lb_core::host::{self, FlexTensor, OnHost};
+use lb_core::host::{self, FlexTensor, OnHost, TrackedTensor};
 
 /// Values a piece of work.
 const CHUNK: usize = 1 << 14;
 
-/// Gives `x` back if it is not on the CPU.
-pub(super) fn relu<const D: usize>(x: Tensor<D>) -> Result<Tensor<D>, Tensor<D>> {
-    let Some(host) = host::on_host(&x) else {
-        return Err(x);
-    };
-    drop(x);
-    Ok(match host {
+pub(super) fn relu<const D: usize>(x: OnHost) -> Tensor<D> {
+    match x {
         OnHost::Plain(x) => Tensor::from_primitive::<Flex>(positive(x)),
         OnHost::Tracked(x) => {
             let (x, node) = x.into_parts();
@@ -29,35 +24,23 @@ pub(super) fn relu<const D: usize>(x: Tensor<D>) -> Result<Tensor<D>, Tensor<D>>
             };
             Tensor::from_primitive::<Autodiff<Flex>>(y)
         }
-    })
+    }
 }
 
-/// Gives both back if they are not both on the CPU, with gradients or without.
-#[allow(clippy::type_complexity, reason = "what was given")]
-pub(super) fn add<const D: usize>(
-    a: Tensor<D>,
-    b: Tensor<D>,
-) -> Result<Tensor<D>, (Tensor<D>, Tensor<D>)> {
-    assert_eq!(a.dims(), b.dims(), "a sum of tensors of one shape");
-    match (host::on_host(&a), host::on_host(&b)) {
-        (Some(OnHost::Plain(x)), Some(OnHost::Plain(y))) => {
-            drop((a, b));
-            Ok(Tensor::from_primitive::<Flex>(sum(x, &y)))
-        }
-        (Some(OnHost::Tracked(x)), Some(OnHost::Tracked(y))) => {
-            drop((a, b));
-            let (x, x_node) = x.into_parts();
-            let (y, y_node) = y.into_parts();
-            let sum = sum(x, &y);
-            let prepared = Add.prepare::<NoCheckpointing>([x_node, y_node]);
-            let sum = match prepared.compute_bound().stateful() {
-                OpsKind::Tracked(prepared) => prepared.finish((), sum),
-                OpsKind::UnTracked(prepared) => prepared.finish(sum),
-            };
-            Ok(Tensor::from_primitive::<Autodiff<Flex>>(sum))
-        }
-        _ => Err((a, b)),
-    }
+pub(super) fn add<const D: usize>(a: FlexTensor, b: FlexTensor) -> Tensor<D> {
+    Tensor::from_primitive::<Flex>(sum(a, &b))
+}
+
+pub(super) fn add_tracked<const D: usize>(a: TrackedTensor, b: TrackedTensor) -> Tensor<D> {
+    let (a, a_node) = a.into_parts();
+    let (b, b_node) = b.into_parts();
+    let sum = sum(a, &b);
+    let prepared = Add.prepare::<NoCheckpointing>([a_node, b_node]);
+    let sum = match prepared.compute_bound().stateful() {
+        OpsKind::Tracked(prepared) => prepared.finish((), sum),
+        OpsKind::UnTracked(prepared) => prepared.finish(sum),
+    };
+    Tensor::from_primitive::<Autodiff<Flex>>(sum)
 }
 
 fn positive(x: FlexTensor) -> FlexTensor {

@@ -4,24 +4,37 @@
 mod cpu;
 
 use burn::tensor::Tensor;
+#[cfg(feature = "flex")]
+use lb_core::host::{self, OnHost};
 
 /// `max(x, 0)`, of any shape; the gradient at 0 is 0.
 pub fn relu<const D: usize>(x: Tensor<D>) -> Tensor<D> {
     #[cfg(feature = "flex")]
-    let x = match cpu::relu(x) {
-        Ok(y) => return y,
-        Err(x) => x,
-    };
+    if let Some(host) = host::on_host(&x) {
+        drop(x);
+        return cpu::relu(host);
+    }
     burn::tensor::activation::relu(x)
 }
 
 /// `a + b`, of one shape.
+///
+/// # Panics
+/// If they are not.
 pub fn add<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> Tensor<D> {
+    assert_eq!(a.dims(), b.dims(), "a sum of tensors of one shape");
     #[cfg(feature = "flex")]
-    let (a, b) = match cpu::add(a, b) {
-        Ok(y) => return y,
-        Err(both) => both,
-    };
+    match (host::on_host(&a), host::on_host(&b)) {
+        (Some(OnHost::Plain(x)), Some(OnHost::Plain(y))) => {
+            drop((a, b));
+            return cpu::add(x, y);
+        }
+        (Some(OnHost::Tracked(x)), Some(OnHost::Tracked(y))) => {
+            drop((a, b));
+            return cpu::add_tracked(x, y);
+        }
+        _ => {}
+    }
     a + b
 }
 
