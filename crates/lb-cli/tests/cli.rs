@@ -116,6 +116,22 @@ fn the_built_in_network_is_calibrated_and_evaluated() {
 }
 
 #[test]
+fn images_beyond_the_cache_are_left_out_and_said() {
+    let dir = tempfile::tempdir().unwrap();
+    let o = lb(dir.path(), "calibrate --bits 4 --samples 24 --cache 3MB");
+    assert!(o.status.success(), "{}", stderr(&o));
+    let said = "refined on 11 of 24 calibration images";
+    assert!(stderr(&o).contains(said), "{}", stderr(&o));
+    let o = lb(dir.path(), "calibrate --bits 4 --samples 24 --cache 1MB");
+    assert_eq!(o.status.code(), Some(1));
+    assert!(
+        stderr(&o).contains("allow at least 2097152 bytes"),
+        "{}",
+        stderr(&o)
+    );
+}
+
+#[test]
 fn packed_files_are_evaluated_in_integers_and_simulated_on_request() {
     let dir = tempfile::tempdir().unwrap();
     let file = &calibrated(dir.path(), "--bits 4")[0];

@@ -142,6 +142,40 @@ fn every_step_brings_the_network_closer_to_float() {
 }
 
 #[test]
+fn errors_that_cancel_bring_it_closer_than_correction_alone() {
+    for (bits, shortcut) in [("w2a8", Shortcut::A), ("3", Shortcut::B)] {
+        let case = case(bits, shortcut);
+        let divergence = |compensate| {
+            let refinement = Refinement {
+                compensate,
+                ..case.refinement(None)
+            };
+            let net = refine(
+                case.start.clone(),
+                &case.folded,
+                &case.set,
+                &case.normalization,
+                &refinement,
+                Vec::new(),
+                &case.device,
+                &mut watch(usize::MAX),
+            );
+            case.divergence(&net.unwrap()).kl
+        };
+        let (corrected, compensated) = (divergence(false), divergence(true));
+        assert!(compensated < 0.7 * corrected, "{corrected} {compensated}");
+    }
+}
+
+#[test]
+fn what_is_cached_of_an_image_is_what_its_largest_unit_takes() {
+    let case = case("4", Shortcut::A);
+    let bytes = cached_bytes(&case.folded, &case.set, &case.normalization, &case.device);
+    // Two networks, 16 channels of 32×32 in and out.
+    assert_eq!(bytes, 2 * 2 * 16 * 32 * 32 * 4);
+}
+
+#[test]
 fn reconstruction_repeats_and_resumes_bit_for_bit() {
     for rounding in [Rounding::Straight, Rounding::AdaRound] {
         let case = case("w2a4", Shortcut::A);
