@@ -46,7 +46,8 @@ pub(super) fn add_tracked<const D: usize>(a: TrackedTensor, b: TrackedTensor) ->
 fn positive(x: FlexTensor) -> FlexTensor {
     host::map_pieces(x, CHUNK, |_, x| {
         for x in x {
-            *x = if *x > 0.0 { *x } else { 0.0 };
+            // Not `max`: what is not a number must stay one, or nobody sees a training diverge.
+            *x = if *x <= 0.0 { 0.0 } else { *x };
         }
     })
 }
@@ -70,14 +71,14 @@ fn with_other(a: FlexTensor, b: &FlexTensor, f: impl Fn(&mut f32, f32) + Sync) -
 struct Relu;
 
 impl Backward<Flex, 1> for Relu {
-    /// The output: positive where the input was.
+    /// The output: zero where the gradient is.
     type State = FlexTensor;
 
     fn backward(self, ops: Ops<FlexTensor, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = grads.consume::<Flex>(&ops.node);
         if let [Some(node)] = ops.parents {
             let dx = with_other(dy, &ops.state, |dy, y| {
-                *dy = if y > 0.0 { *dy } else { 0.0 };
+                *dy = if y <= 0.0 { 0.0 } else { *dy };
             });
             grads.register::<Flex>(node.id, dx);
         }

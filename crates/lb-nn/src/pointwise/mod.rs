@@ -71,6 +71,13 @@ mod tests {
     }
 
     #[test]
+    fn what_is_not_a_number_is_not_hidden() {
+        let x = Tensor::<1>::from_data([f32::NAN, -1.0, 0.0], &Device::flex());
+        let y: Vec<f32> = relu(x).try_to_vec_as().unwrap();
+        assert!(y[0].is_nan() && y[1..] == [0.0, 0.0], "{y:?}");
+    }
+
+    #[test]
     fn a_value_used_twice_gets_both_gradients() {
         let device = Device::flex().autodiff();
         let x = Tensor::<1>::from_data([1.0f32, -2.0], &device).require_grad();
