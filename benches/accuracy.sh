@@ -24,7 +24,10 @@ mkdir -p "$(dirname "$out")"
 [ -e "$out" ] || echo "network,widths,edge,method,seed,options,accuracy,drop,kl_calibration,flips_calibration,seconds,peak_mib,bytes" >"$out"
 float=$(accuracy "$model")
 network=$(basename "$(dirname "$model")")
-while read -r widths edge method seed options; do
+# All of it before anything is done: the list may be edited meanwhile.
+mapfile -t lines
+for line in "${lines[@]}"; do
+  read -r widths edge method seed options <<<"$line"
   case $widths in '' | '#'*) continue ;; esac
   key="$network,$widths,$edge,$method,$seed,$options,"
   if grep -qF "$key" "$out"; then continue; fi
