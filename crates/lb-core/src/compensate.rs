@@ -182,9 +182,10 @@ pub fn compensate<const D: usize>(
         "moments of this layer"
     );
     let norm = Norm::new(moments)?;
+    let cross = moments.covariance(&moments.yx, &moments.y, &moments.x);
     let target: Vec<Vec<f64>> = float
         .chunks(k)
-        .zip(norm.cross(moments).chunks(k))
+        .zip(cross.chunks(k))
         .map(|(w, yx)| norm.best(w, yx))
         .collect();
     let tensor = |rows: &[Vec<f64>]| {
@@ -222,6 +223,8 @@ struct Norm {
     order: Vec<usize>,
     /// M, row-major and in that order; zero above the diagonal.
     factor: Vec<f64>,
+    /// `M · 1`
+    ones: Vec<f64>,
     damping: f64,
 }
 
@@ -240,25 +243,21 @@ impl Norm {
             let (p, q) = (order[k - 1 - i], order[k - 1 - j]);
             h[p * k + q] + if i == j { damping } else { 0.0 }
         };
-        let reversed = cholesky(k, at).ok_or_else(|| {
-            CoreError::Device("the inputs of a layer have no finite second moments".into())
-        })?;
+        let reversed = cholesky(k, at).ok_or(CoreError::Moments)?;
         let mut factor = vec![0.0; k * k];
         for i in 0..k {
             for j in 0..=i {
                 factor[(k - 1 - j) * k + (k - 1 - i)] = reversed[i * k + j];
             }
         }
-        Ok(Self {
+        let mut norm = Self {
             order,
             factor,
+            ones: Vec::new(),
             damping,
-        })
-    }
-
-    /// `cov(y, x̂)`
-    fn cross(&self, moments: &LayerMoments) -> Vec<f64> {
-        moments.covariance(&moments.yx, &moments.y, &moments.x)
+        };
+        norm.ones = norm.apply(|_| 1.0);
+        Ok(norm)
     }
 
     fn row(&self, j: usize) -> &[f64] {
@@ -310,6 +309,7 @@ impl Norm {
     ) -> (Affine, Vec<f64>) {
         let mut best: Option<(f64, Affine, Vec<f64>)> = None;
         let mut affine = start;
+        let goal = self.apply(|i| target[i]);
         for _ in 0..ROUNDS {
             let levels = self.levels(target, affine, q);
             let values: Vec<f64> = levels
@@ -322,7 +322,7 @@ impl Norm {
                 break;
             }
             best = Some((error, affine, values));
-            match self.fit(target, &levels, has_offset) {
+            match self.fit(&goal, &levels, has_offset) {
                 Some((scale, offset)) => (affine.scale, affine.offset) = (scale, offset),
                 None => break,
             }
@@ -358,15 +358,15 @@ impl Norm {
         levels
     }
 
-    /// Scale and offset for these levels, of least error; `None` if there are none.
-    fn fit(&self, target: &[f64], levels: &[f64], has_offset: bool) -> Option<(f32, f32)> {
-        let (t, l) = (self.apply(|i| target[i]), self.apply(|i| levels[i]));
-        let one = self.apply(|_| 1.0);
-        let (ll, lt) = (dot(&l, &l), dot(&l, &t));
+    /// Scale and offset with which these levels come closest to `goal`, M · target; `None` if there
+    /// are none.
+    fn fit(&self, goal: &[f64], levels: &[f64], has_offset: bool) -> Option<(f32, f32)> {
+        let (t, l, one) = (goal, self.apply(|i| levels[i]), &self.ones);
+        let (ll, lt) = (dot(&l, &l), dot(&l, t));
         let (scale, offset) = match has_offset {
             false => (lt / ll, 0.0),
             true => {
-                let (oo, lo, ot) = (dot(&one, &one), dot(&l, &one), dot(&one, &t));
+                let (oo, lo, ot) = (dot(one, one), dot(&l, one), dot(one, t));
                 let determinant = ll * oo - lo * lo;
                 if determinant <= 1e-9 * ll * oo {
                     return None;

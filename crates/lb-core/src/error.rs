@@ -16,6 +16,11 @@ pub enum CoreError {
         /// Out of how many.
         total: u64,
     },
+    /// The second moments of a layer's inputs are not those of finite numbers.
+    #[error(
+        "the inputs of a layer have no finite second moments: check the checkpoint and its normalisation"
+    )]
+    Moments,
     /// Reading a tensor from the device failed.
     #[error("reading a tensor from the device: {0}")]
     Device(String),

@@ -30,6 +30,15 @@ impl Chain {
     pub(super) fn len(&self) -> usize {
         self.float.dims()[0]
     }
+
+    /// Of the first `n` images.
+    pub(super) fn first(&self, n: usize) -> Self {
+        let first = |x: &Tensor<4>| x.clone().narrow(0, 0, n);
+        Self {
+            float: first(&self.float),
+            quantized: first(&self.quantized),
+        }
+    }
 }
 
 /// Bytes that [`refine`](super::refine) keeps of an image, at the unit where they are most: what the

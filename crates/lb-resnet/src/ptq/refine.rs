@@ -125,8 +125,13 @@ pub fn refine(
             let judged = Judged::new(&chain, &target);
             let quantized_db = judged.db(&unit);
             if refinement.correct {
+                // Images that judge reconstruction must not have made what it starts from.
+                let seen = match refinement.reconstruct {
+                    Some(_) => chain.first(judged.train),
+                    None => chain.first(chain.len()),
+                };
                 let compensates = refinement.compensate;
-                correct(&mut unit, &float_unit, &chain, compensates).map_err(|source| {
+                correct(&mut unit, &float_unit, &seen, compensates).map_err(|source| {
                     ResnetError::Site {
                         site: unit.name(),
                         source,
