@@ -3,27 +3,46 @@
 #
 #   benches/accuracy.sh CHECKPOINT DATA OUT.csv < benches/accuracy/ablation.txt
 #
-# A line of input: widths, edge bits, method, seed, further options of `lb calibrate`. Lines that
-# OUT.csv has already are skipped, so an interrupted run goes on. Settings were never chosen on this
-# test set. LB is the binary [target/release/lb].
+# A line of input: widths, edge bits, method, seed, further options of `lb calibrate`, or, for the
+# method `finetune`, of `lb finetune`. Lines that OUT.csv has already are skipped, so an interrupted
+# run goes on. Settings were never chosen on this test set. LB is the binary [target/release/lb], KEEP
+# a folder for packed files and fine-tuning runs [a temporary one].
 set -euo pipefail
 model=$1 data=$2 out=$3
 lb=${LB:-target/release/lb}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+keep=${KEEP:-$work}
 
 field() { sed -n "s/.*\"$1\":\([-0-9.e]*\).*/\1/p" <<<"$2" | head -1; }
 
-accuracy() { # of a file, in %
-  local json
-  json=$("$lb" eval "$1" --data "$data" --json)
-  awk -v a="$(field accuracy "$json")" 'BEGIN { printf "%.2f", 100 * a }'
+percent() { awk -v x="$1" 'BEGIN { printf "%.2f", 100 * x }'; }
+
+metrics() { # of a file, in %: accuracy,precision,recall,f1
+  local json all=()
+  json=$("$lb" eval "$1" --data "$data" --json | sed 's/"per_class".*//')
+  for name in accuracy precision recall f1; do all+=("$(percent "$(field "$name" "$json")")"); done
+  (IFS=,; echo "${all[*]}")
+}
+
+measured() { # runs a command; its output, and at the end its seconds and peak memory in MiB
+  local start=$SECONDS pid peak=0 now
+  "$@" </dev/null &
+  pid=$!
+  while kill -0 $pid 2>/dev/null; do
+    now=$(sed -n 's/VmHWM:[[:space:]]*\([0-9]*\) kB/\1/p' /proc/$pid/status 2>/dev/null || true)
+    peak=${now:-$peak}
+    sleep 0.2
+  done
+  wait $pid
+  echo "\"took\":$((SECONDS - start)),\"peak\":$((peak / 1024))"
 }
 
 mkdir -p "$(dirname "$out")"
-[ -e "$out" ] || echo "network,widths,edge,method,seed,options,accuracy,drop,kl_calibration,flips_calibration,seconds,peak_mib,bytes" >"$out"
-float=$(accuracy "$model")
+[ -e "$out" ] || echo "network,widths,edge,method,seed,options,accuracy,precision,recall,f1,drop,kl_calibration,flips_calibration,seconds,peak_mib,bytes" >"$out"
+float=$(metrics "$model")
 network=$(basename "$(dirname "$model")")
+grep -q "^$network,float," "$out" || echo "$network,float,,,,,$float,0.00,,,,,$(stat -c %s "$model")" >>"$out"
 # All of it before anything is done: the list may be edited meanwhile.
 mapfile -t lines
 for line in "${lines[@]}"; do
@@ -31,22 +50,28 @@ for line in "${lines[@]}"; do
   case $widths in '' | '#'*) continue ;; esac
   key="$network,$widths,$edge,$method,$seed,$options,"
   if grep -qF "$key" "$out"; then continue; fi
-  # shellcheck disable=SC2086
-  json=$("$lb" calibrate --model "$model" --data "$data" --bits "$widths" --edge-bits "$edge" \
-    --method "$method" --seed "$seed" --out "$work" --json $options </dev/null &
-    pid=$!
-    peak=0
-    while kill -0 $pid 2>/dev/null; do
-      now=$(sed -n 's/VmHWM:[[:space:]]*\([0-9]*\) kB/\1/p' /proc/$pid/status 2>/dev/null || true)
-      peak=${now:-$peak}
-      sleep 0.2
-    done
-    wait $pid
-    echo "\"peak\":$((peak / 1024))")
-  file=$(sed -n 's/.*"file":"\([^"]*\)".*/\1/p' <<<"$json" | head -1)
-  right=$(accuracy "$file")
-  drop=$(awk -v f="$float" -v q="$right" 'BEGIN { printf "%.2f", f - q }')
-  line="$key$right,$drop,$(field kl "$json"),$(field flips "$json"),$(sed -n 's/.*"seconds":\([0-9.]*\),"target".*/\1/p' <<<"$json"),$(field peak "$json"),$(stat -c %s "$file")"
+  # `finetune` goes on from brecq+kl, which is kept for it.
+  calibrated=${method/finetune/brecq+kl} more=$options json=
+  if [ "$method" = finetune ]; then more=; fi
+  kept=$keep/$network-$widths-$edge-$calibrated-$seed${more// /}
+  if [ "$method" != finetune ] || ! ls "$kept"/*.lbq >/dev/null 2>&1; then
+    rm -rf "$kept"
+    # shellcheck disable=SC2086
+    json=$(measured "$lb" calibrate --model "$model" --data "$data" --bits "$widths" --edge-bits "$edge" \
+      --method "$calibrated" --seed "$seed" --out "$kept" --json $more)
+  fi
+  file=$(ls "$kept"/*.lbq)
+  if [ "$method" = finetune ]; then
+    run=$keep/$network-$widths-$edge-finetune-$seed
+    again=
+    if [ -e "$run/state.safetensors" ]; then again=--resume; fi
+    # shellcheck disable=SC2086
+    json=$(measured "$lb" finetune "$file" --model "$model" --data "$data" --seed "$seed" --run "$run" $again $options)
+    file=$run/best.lbq
+  fi
+  got=$(metrics "$file")
+  drop=$(awk -v f="${float%%,*}" -v q="${got%%,*}" 'BEGIN { printf "%.2f", f - q }')
+  line="$key$got,$drop,$(field kl "$json"),$(field flips "$json"),$(field took "$json"),$(field peak "$json"),$(stat -c %s "$file")"
   echo "$line" >>"$out"
   echo "$line"
 done

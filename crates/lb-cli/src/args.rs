@@ -25,7 +25,7 @@ pub struct Args {
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Quantize and evaluate the built-in network on the built-in synthetic images; offline
+    /// Quantize and evaluate a built-in network: on CIFAR-10 where it lies, else on synthetic images
     Demo(DemoArgs),
     /// Fetch or describe image data
     #[command(subcommand)]
@@ -108,6 +108,10 @@ pub struct TrainArgs {
     pub data: DataArgs,
     #[command(flatten)]
     pub device: DeviceArgs,
+    /// Devices of the backend, by number, e.g. 0,1: each gets an equal part of every batch. The CPU
+    /// is one device, whatever the number [default: the backend's first]
+    #[arg(long, value_delimiter = ',', value_name = "N,…")]
+    pub devices: Vec<usize>,
     /// Passes over the training images
     #[arg(long, default_value_t = 200)]
     pub epochs: usize,
@@ -194,7 +198,7 @@ pub struct ImportArgs {
 
 #[derive(Debug, clap::Args)]
 pub struct CalibrateArgs {
-    /// A checkpoint [default: the newest under runs/, else the built-in demo network]
+    /// A checkpoint [default: the newest under runs/, else the built-in one]
     #[arg(long)]
     pub model: Option<PathBuf>,
     #[command(flatten)]
@@ -313,7 +317,7 @@ fn same(bits: u8) -> Widths {
 
 #[derive(Debug, clap::Args)]
 pub struct AnalyzeArgs {
-    /// A checkpoint [default: the newest under runs/, else the built-in demo network]
+    /// A checkpoint [default: the newest under runs/, else the built-in one]
     #[arg(long)]
     pub model: Option<PathBuf>,
     #[command(flatten)]
@@ -344,7 +348,7 @@ pub struct AnalyzeArgs {
 pub struct FinetuneArgs {
     /// A packed file (.lbq) that `lb calibrate` made; best of --method brecq+kl
     pub file: PathBuf,
-    /// The checkpoint that it came from [default: the newest under runs/, else the demo network]
+    /// The checkpoint that it came from [default: the newest under runs/, else the built-in one]
     #[arg(long)]
     pub model: Option<PathBuf>,
     #[command(flatten)]
@@ -366,6 +370,9 @@ pub struct FinetuneArgs {
     /// Tune on images as they are: no crop, no flip
     #[arg(long)]
     pub no_augment: bool,
+    /// Mix images with each other: helps where they are few
+    #[arg(long)]
+    pub mixup: bool,
     /// Evaluations on the held-out images, and packed files written, over the run
     #[arg(long, default_value_t = 8, value_parser = at_least_one(10_000))]
     pub evaluations: usize,
@@ -386,7 +393,7 @@ pub struct FinetuneArgs {
 #[derive(Debug, clap::Args)]
 pub struct EvalArgs {
     /// Checkpoints (.safetensors) and packed files (.lbq), or folders of them [default: the newest
-    /// checkpoint under runs/, else the built-in demo network, and its packed files]
+    /// checkpoint under runs/, else the built-in one, and its packed files]
     pub paths: Vec<PathBuf>,
     #[command(flatten)]
     pub data: DataArgs,
@@ -418,7 +425,7 @@ pub enum Engine {
 #[derive(Debug, clap::Args)]
 pub struct BenchArgs {
     /// Packed files (.lbq) and checkpoints (.safetensors), or folders of them [default: the newest
-    /// checkpoint under runs/, else the built-in demo network, and its packed files]
+    /// checkpoint under runs/, else the built-in one, and its packed files]
     pub paths: Vec<PathBuf>,
     #[command(flatten)]
     pub data: DataArgs,

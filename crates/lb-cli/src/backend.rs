@@ -45,6 +45,42 @@ impl Backend {
     }
 }
 
+impl Backend {
+    /// Its devices of these numbers, or the first if there are none.
+    ///
+    /// # Errors
+    /// As [`device`](Self::device), or if there is no device of a number.
+    pub fn devices(self, numbers: &[usize]) -> Result<Vec<Device>> {
+        let first = self.device()?;
+        if numbers.is_empty() {
+            return Ok(vec![first]);
+        }
+        let all: Vec<Device> = match self {
+            Self::Flex | Self::Ndarray => return Ok(vec![first; numbers.len()]),
+            #[cfg(feature = "wgpu")]
+            Self::Wgpu => Device::enumerate(burn::tensor::DeviceType::Wgpu)
+                .into_iter()
+                .collect(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda => Device::enumerate(burn::tensor::DeviceType::Cuda)
+                .into_iter()
+                .collect(),
+            #[allow(unreachable_patterns)]
+            _ => vec![first],
+        };
+        let pick = |&n: &usize| match all.get(n) {
+            Some(device) => Ok(device.clone()),
+            None => bail!(
+                "--devices {n}: this machine's devices are {}",
+                (all.iter().enumerate().map(|(i, d)| format!("{i} ({d:?})")))
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            ),
+        };
+        numbers.iter().map(pick).collect()
+    }
+}
+
 #[cfg(feature = "wgpu")]
 fn wgpu() -> Result<Device> {
     let found = Device::enumerate(burn::tensor::DeviceType::Wgpu);

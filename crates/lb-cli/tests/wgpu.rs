@@ -216,6 +216,22 @@ fn a_training_step_is_that_of_flex() {
     let Some(wgpu) = wgpu("a_training_step_is_that_of_flex") else {
         return;
     };
+    same_step(&[Device::flex()], &[wgpu]);
+}
+
+/// Two of one kind, and one of each: gradients and statistics then travel between devices.
+#[test]
+fn a_training_step_on_two_devices_is_that_of_flex_on_two() {
+    let Some(wgpu) = wgpu("a_training_step_on_two_devices_is_that_of_flex_on_two") else {
+        return;
+    };
+    let two = [Device::flex(), Device::flex()];
+    same_step(&two, &[wgpu.clone(), wgpu.clone()]);
+    same_step(&two, &[wgpu, Device::flex()]);
+}
+
+/// One step of training moves every parameter and statistic alike.
+fn same_step(expected: &[Device], others: &[Device]) {
     let arch: Arch = "resnet8".parse().unwrap();
     let info = info(arch, Shortcut::A);
     let config = TrainConfig {
@@ -231,9 +247,9 @@ fn a_training_step_is_that_of_flex() {
         held_out: None,
     };
     let dir = tempfile::tempdir().unwrap();
-    let step = |name: &str, device: &Device| {
+    let step = |name: &str, devices: &[Device]| {
         let folder = RunFolder::new(dir.path().join(name));
-        let outcome = train(&config, &info, &data, &folder, device, &mut Quiet).unwrap();
+        let outcome = train(&config, &info, &data, &folder, devices, &mut Quiet).unwrap();
         let net = checkpoint::load(&folder.last(), &Device::flex())
             .unwrap()
             .net;
@@ -246,8 +262,8 @@ fn a_training_step_is_that_of_flex() {
         config.seed,
         &Device::flex(),
     ));
-    let (loss, expected) = step("flex", &Device::flex());
-    let (got_loss, got) = step("wgpu", &wgpu);
+    let (loss, expected) = step("expected", expected);
+    let (got_loss, got) = step("others", others);
     assert!(
         got_loss.is_finite() && (got_loss - loss).abs() < 1e-3 * loss,
         "{got_loss} {loss}"

@@ -67,6 +67,19 @@ impl Epoch {
     }
 }
 
+impl Epoch {
+    /// Images `part` of every whole batch of `batch`.
+    pub fn part(&self, batch: usize, part: Range<usize>) -> Self {
+        let batches = self.order.chunks_exact(batch);
+        Self {
+            set: self.set.clone(),
+            order: batches.flat_map(|b| &b[part.clone()]).copied().collect(),
+            augment: self.augment.clone(),
+            ..*self
+        }
+    }
+}
+
 impl Dataset<Sample> for Epoch {
     fn get(&self, i: usize) -> Result<Sample, DatasetError> {
         let index = self.order[i];
@@ -155,6 +168,18 @@ mod tests {
         for i in 0..rest.len() {
             let (a, b) = (whole.get(i + 16).unwrap(), rest.get(i).unwrap());
             assert_eq!((a.pixels, a.label), (b.pixels, b.label));
+        }
+    }
+
+    #[test]
+    fn parts_make_up_the_batches() {
+        let whole = Epoch::new(set(), AugmentConfig::default(), 7, 3, 0..50);
+        let parts = [0..4, 4..8].map(|part| whole.part(8, part));
+        assert_eq!(parts.each_ref().map(Dataset::len), [24, 24]);
+        for i in 0..48 {
+            let (batch, at) = (i / 8, i % 8);
+            let sample = parts[at / 4].get(batch * 4 + at % 4).unwrap();
+            assert_eq!(sample.pixels, whole.get(i).unwrap().pixels, "{i}");
         }
     }
 

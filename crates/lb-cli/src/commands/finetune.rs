@@ -84,6 +84,7 @@ pub fn run(args: &FinetuneArgs) -> Result<()> {
                 true => AugmentConfig::none(),
                 false => AugmentConfig::default(),
             },
+            mixup: args.mixup,
             ..DistillConfig::new(steps, args.seed)
         },
         evaluations: args.evaluations,

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Result, bail};
+use burn::tensor::Device;
 use lb_data::{AugmentConfig, DataSource, Normalization, PadMode, Split, resolve_default};
 use lb_format::NetworkInfo;
 use lb_resnet::train::{Monitor, RunFolder, TrainConfig, TrainData, train};
@@ -15,7 +16,7 @@ use crate::plain::{Plain, epoch_line};
 use crate::{backend, interrupt};
 
 pub fn run(args: &TrainArgs) -> Result<()> {
-    let device = args.device.backend.device()?;
+    let devices = args.device.backend.devices(&args.devices)?;
     let source = match &args.data.data {
         Some(spec) => DataSource::open(spec)?,
         None => resolve_default()?,
@@ -62,7 +63,8 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         "data": all.source(),
         "held_out": args.held_out,
         "backend": format!("{:?}", args.device.backend).to_lowercase(),
-        "device": backend::describe(&device),
+        "device": backend::describe(&devices[0]),
+        "devices": devices.len(),
     }))?;
     eprintln!(
         "training {} (shortcut {}) on {} images, {} held out, {}; run folder {}",
@@ -70,7 +72,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         info.shortcut,
         data.train.len(),
         data.held_out.as_ref().map_or(0, lb_data::ImageSet::len),
-        backend::describe(&device),
+        on(&devices),
         folder.path().display()
     );
     drop(all);
@@ -80,7 +82,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         true => Box::new(Dashboard::new(config.epochs, 0, config.batch)),
         false => Box::new(Plain::new(config.epochs, config.batch)),
     };
-    let outcome = train(&config, &info, &data, &folder, &device, monitor.as_mut());
+    let outcome = train(&config, &info, &data, &folder, &devices, monitor.as_mut());
     drop(monitor); // gives the terminal back
     let outcome = outcome?;
     if !outcome.finished {
@@ -106,6 +108,15 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         folder.best().display()
     );
     Ok(())
+}
+
+/// In words.
+fn on(devices: &[Device]) -> String {
+    let first = backend::describe(&devices[0]);
+    match devices.len() {
+        1 => first,
+        n => format!("{n} devices, the first {first}"),
+    }
 }
 
 fn config(args: &TrainArgs) -> TrainConfig {

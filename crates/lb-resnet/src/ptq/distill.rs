@@ -24,6 +24,7 @@ use lb_nn::learned::{Dropping, Learning, Rounding};
 use serde::{Deserialize, Serialize};
 
 use super::learn::{finish, learn};
+use super::mixup::mixup;
 use crate::ResnetError;
 use crate::batch::{Epoch, NormalizedBatcher};
 use crate::model::{FoldedNet, LearnedNet, QuantNet, Seen};
@@ -44,6 +45,9 @@ pub struct DistillConfig {
     pub temperature: f32,
     /// What is done to the images.
     pub augment: AugmentConfig,
+    /// Whether images are then mixed with each other.
+    #[serde(default)]
+    pub mixup: bool,
     /// Seed of order and augmentation.
     pub seed: u64,
 }
@@ -58,6 +62,7 @@ impl DistillConfig {
             features: 0.5,
             temperature: 2.0,
             augment: AugmentConfig::default(),
+            mixup: false,
             seed,
         }
     }
@@ -67,6 +72,7 @@ impl DistillConfig {
         let default = Self::new(CALIBRATION_STEPS, seed);
         Self {
             batch: default.batch.min(images),
+            mixup: true,
             ..default
         }
     }
@@ -236,7 +242,10 @@ impl<'a> Distillation<'a> {
                 .map(|i| images.get(i))
                 .collect::<Result<_, _>>();
             let items = items.map_err(|e| ResnetError::Device(e.to_string()))?;
-            let images = batcher.batch(items, self.device).images;
+            let mut images = batcher.batch(items, self.device).images;
+            if self.config.mixup {
+                images = mixup(images, self.config.seed, self.step);
+            }
             self.descend(images)?;
             let progress = DistillProgress {
                 step: self.step,

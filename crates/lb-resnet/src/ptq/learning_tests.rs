@@ -228,6 +228,7 @@ fn tuning_lowers_the_divergence_and_resumes_bit_for_bit() {
     let config = DistillConfig {
         batch: 16,
         augment: AugmentConfig::none(),
+        mixup: true,
         ..DistillConfig::new(30, 5)
     };
     let new = || {

@@ -18,6 +18,7 @@ mod fold;
 mod learn;
 mod level_set;
 mod lower;
+mod mixup;
 mod observe;
 mod pack;
 mod partial;

@@ -2,6 +2,7 @@
 
 mod config;
 mod ema;
+mod pass;
 mod run_folder;
 mod schedule;
 mod state;
@@ -27,6 +28,7 @@ use crate::batch::{Epoch, NormalizedBatcher};
 use crate::checkpoint::{Checkpoint, normalization};
 use crate::eval::evaluate;
 use crate::model::FloatNet;
+use pass::Passes;
 use state::State;
 use step::Stepper;
 
@@ -97,28 +99,35 @@ pub struct Outcome {
 
 /// Trains, or resumes, the run in `folder`.
 ///
+/// On several `devices` each gets its part of every batch, and the gradients are added up on the
+/// first. A device may stand there more than once. Batch normalization sees parts, not batches, so
+/// that the result depends on their number.
+///
 /// # Errors
-/// If the configuration makes no sense, files cannot be written, or the device fails.
+/// If the configuration makes no sense, files cannot be written, or a device fails.
 pub fn train(
     config: &TrainConfig,
     info: &NetworkInfo,
     data: &TrainData,
     folder: &RunFolder,
-    device: &Device,
+    devices: &[Device],
     monitor: &mut dyn Monitor,
 ) -> Result<Outcome, ResnetError> {
     config.validate()?;
     let steps = config.steps_per_epoch(data.train.len())?;
+    let part = part_of_batch(config.batch, devices.len())?;
     let identity = Identity {
         config: config.clone(),
         network: info.clone(),
         images: data.train.len(),
+        devices: devices.len(),
     };
-    let autodiff = device.clone().autodiff();
+    let autodiff: Vec<Device> = devices.iter().map(|d| d.clone().autodiff()).collect();
     let mut state = match folder.load_state(&identity)? {
-        Some(stored) => State::restore(stored, config, info, &autodiff)?,
-        None => State::fresh(config, info, &autodiff)?,
+        Some(stored) => State::restore(stored, config, info, &autodiff[0])?,
+        None => State::fresh(config, info, &autodiff[0])?,
     };
+    let passes = Passes::new(config, &autodiff);
     let normalization = normalization(info);
     let batcher = NormalizedBatcher {
         normalization,
@@ -136,15 +145,19 @@ pub fn train(
             state.position.step * config.batch..steps * config.batch,
         );
         // One worker keeps the batches in order, and the device busy meanwhile.
-        let loader = DataLoaderBuilder::new(batcher.clone())
-            .batch_size(config.batch)
-            .num_workers(1)
-            .set_device(autodiff.clone())
-            .build(images);
-        let mut stepper = Stepper::new(config, steps, &autodiff);
-        for batch in loader.iter() {
-            let batch = batch.map_err(|e| ResnetError::Device(e.to_string()))?;
-            let learning_rate = stepper.step(&mut state, batch)?;
+        let loaders: Vec<_> = (autodiff.iter().enumerate())
+            .map(|(i, device)| {
+                DataLoaderBuilder::new(batcher.clone())
+                    .batch_size(part)
+                    .num_workers(1)
+                    .set_device(device.clone())
+                    .build(images.part(config.batch, i * part..(i + 1) * part))
+            })
+            .collect();
+        let mut over = passes.over(&loaders);
+        let mut stepper = Stepper::new(config, steps);
+        while let Some(pass) = over.next(&state.net) {
+            let learning_rate = stepper.step(&mut state, pass?)?;
             let running = &state.position;
             let go_on = monitor.step(&Progress {
                 epoch,
@@ -167,12 +180,12 @@ pub fn train(
             }
         }
         stepper.flush(&mut state)?;
-        let candidate = state.evaluation_net();
+        let candidate = state.evaluation_net().to_device(&devices[0]);
         let held_out_accuracy = match &data.held_out {
             None => None,
             Some(set) => {
                 let mut watch = |done| monitor.evaluating(done);
-                let c = evaluate(&candidate, set, &normalization, device, &mut watch)?;
+                let c = evaluate(&candidate, set, &normalization, &devices[0], &mut watch)?;
                 Some(c.metrics().accuracy)
             }
         };
@@ -191,6 +204,17 @@ pub fn train(
         epochs: state.history,
         finished: true,
     })
+}
+
+/// Images of a batch for each of `devices`.
+fn part_of_batch(batch: usize, devices: usize) -> Result<usize, ResnetError> {
+    match devices {
+        0 => Err(ResnetError::Invalid("training needs a device".into())),
+        n if !batch.is_multiple_of(n) || batch / n < 2 => Err(ResnetError::Invalid(format!(
+            "a batch of {batch} cannot be shared evenly by {n} devices, two images or more each: use another --batch"
+        ))),
+        n => Ok(batch / n),
+    }
 }
 
 /// Writes the checkpoints of a finished epoch, its metrics and the state to resume from, the

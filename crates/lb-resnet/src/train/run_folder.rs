@@ -28,6 +28,13 @@ pub(super) struct Identity {
     pub config: TrainConfig,
     pub network: NetworkInfo,
     pub images: usize,
+    #[serde(default = "one")]
+    pub devices: usize,
+}
+
+/// Runs of before there were several.
+fn one() -> usize {
+    1
 }
 
 #[derive(Serialize, Deserialize)]
@@ -107,6 +114,7 @@ impl RunFolder {
             ) {
                 (true, _) => "hyperparameters",
                 (_, true) => "a network or data set",
+                _ if header.of.devices != of.devices => "a number of devices",
                 _ => "a number of images",
             };
             let problem =

@@ -45,7 +45,7 @@ fn config() -> TrainConfig {
 
 fn run(folder: &RunFolder, config: &TrainConfig, monitor: &mut dyn Monitor) -> Outcome {
     let info = test_data::info("resnet8", Shortcut::B);
-    train(config, &info, &data(), folder, &Device::flex(), monitor).unwrap()
+    train(config, &info, &data(), folder, &[Device::flex()], monitor).unwrap()
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn another_configuration_is_not_resumed() {
         &info,
         &data(),
         &folder,
-        &Device::flex(),
+        &[Device::flex()],
         &mut StopAfter(9, vec![]),
     );
     let e = e.unwrap_err().to_string();
@@ -159,4 +159,47 @@ fn the_loss_falls() {
         last.train_loss < first.train_loss * 0.9,
         "{first:?} {last:?}"
     );
+}
+
+#[test]
+fn two_devices_learn_as_one_does_and_the_same_every_time() {
+    let dir = tempfile::tempdir().unwrap();
+    let config = TrainConfig {
+        epochs: 6,
+        batch: 32,
+        ema: None,
+        ..config()
+    };
+    let losses = |name: &str, devices: usize| -> Vec<f64> {
+        let folder = RunFolder::new(dir.path().join(name));
+        let info = test_data::info("resnet8", Shortcut::B);
+        let devices = vec![Device::flex(); devices];
+        let mut monitor = StopAfter(10_000, vec![]);
+        let done = train(&config, &info, &data(), &folder, &devices, &mut monitor).unwrap();
+        done.epochs.iter().map(|e| e.train_loss).collect()
+    };
+    let (one, two) = (losses("one", 1), losses("two", 2));
+    assert_eq!(two, losses("again", 2));
+    // Batch normalization sees halves of the batch: nearly the same, not quite.
+    assert_ne!(one, two);
+    for (one, two) in one.iter().zip(&two) {
+        assert!((one - two).abs() < 0.1 * one, "{one} {two}");
+    }
+}
+
+#[test]
+fn a_batch_that_cannot_be_shared_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let info = test_data::info("resnet8", Shortcut::B);
+    for devices in [0, 3, 16] {
+        let e = train(
+            &config(),
+            &info,
+            &data(),
+            &RunFolder::new(dir.path()),
+            &vec![Device::flex(); devices],
+            &mut StopAfter(9, vec![]),
+        );
+        assert!(e.unwrap_err().to_string().contains("device"), "{devices}");
+    }
 }
