@@ -361,6 +361,9 @@ fn targets_are_met_or_the_nearest_is_named() {
     };
     let targets = "--target-size 120kB,0.2MB --target-drop 50 --target-latency 1s --json";
     let lines = json_lines(&run(targets));
+    // Widths are chosen by plain rounding, and the network is refined afterwards.
+    let methods: Vec<&serde_json::Value> = lines.iter().map(|l| &l["options"]["method"]).collect();
+    assert_eq!(methods, ["gptq", "gptq", "mse", "gptq"]);
     let targets: Vec<&str> = lines
         .iter()
         .map(|l| l["target"]["target"].as_str().unwrap())
@@ -371,6 +374,7 @@ fn targets_are_met_or_the_nearest_is_named() {
     assert!(bytes(0) <= 120_000 && bytes(0) > 100_000, "{}", bytes(0));
     assert!(bytes(1) <= 200_000 && bytes(1) > bytes(0));
     assert!(kl(1) < kl(0));
+    assert!(kl(0) < lines[0]["target"]["predicted_kl"].as_f64().unwrap());
     let flips = lines[2]["divergence"]["flips"].as_u64().unwrap();
     assert!(flips * 2 <= 24 && bytes(2) < bytes(1), "{flips}");
     // A second is enough for the most bits everywhere.
@@ -421,6 +425,7 @@ fn targets_are_met_or_the_nearest_is_named() {
         ),
         (run("--mean-activation-bits 3"), "--target-size"),
         (run("--target-size 90kB --method lbtorch"), "another method"),
+        (run("--target-drop 5 --method brecq"), "--method gptq"),
     ] {
         assert_eq!(o.status.code(), Some(1), "{said}");
         assert!(stderr(&o).contains(said), "{said}: {}", stderr(&o));

@@ -25,8 +25,8 @@ use lb_nn::{ConvBn, FloatAct};
 use lb_resnet::batch::images;
 use lb_resnet::checkpoint::{self, normalization};
 use lb_resnet::eval::top1;
-use lb_resnet::model::{ActSite, Arch, ConvSite, FloatNet, Rewrite, Shortcut};
-use lb_resnet::ptq::{self, Options};
+use lb_resnet::model::{ActSite, Arch, ConvSite, FloatNet, QuantNet, Rewrite, Shortcut};
+use lb_resnet::ptq::{self, DistillConfig, Distillation, Options};
 use lb_resnet::train::{EpochMetrics, Monitor, Progress, RunFolder, TrainConfig, TrainData, train};
 
 /// Images a batch, in every test.
@@ -200,6 +200,53 @@ fn quantized_networks_give_the_classes_of_flex() {
         assert_eq!(differing, 0, "W{bits}A{bits}: {classes:?} {got_classes:?}");
         assert!(error < 0.05, "W{bits}A{bits}: {error}");
     }
+}
+
+/// Gradients through quantized weights and activations, and the distances that they come from.
+#[test]
+fn tuning_is_that_of_flex() {
+    let Some(wgpu) = wgpu("tuning_is_that_of_flex") else {
+        return;
+    };
+    let (arch, flex) = ("resnet8".parse().unwrap(), Device::flex());
+    let info = info(arch, Shortcut::A);
+    let (n, set) = (normalization(&info), Arc::new(image_set(3 * BATCH)));
+    let float = network(arch, Shortcut::A, &flex);
+    let folded = ptq::fold(float.clone());
+    let calibration = ptq::observe(&folded, &set, &n, &flex, &mut |_| true).unwrap();
+    let options = Options::new("4".parse().unwrap());
+    let start = ptq::quantize(&folded, &calibration, &options).unwrap();
+    let packed = ptq::pack(&start, info.clone(), Default::default()).unwrap();
+    let config = DistillConfig {
+        batch: BATCH,
+        augment: AugmentConfig::none(),
+        mixup: true,
+        ..DistillConfig::new(3, 1)
+    };
+    let tuned = |device: &Device| {
+        let teacher = ptq::fold(float.clone().to_device(device));
+        let start = ptq::unpack(&packed, device).unwrap();
+        let mut run = Distillation::new(&start, &teacher, set.clone(), n, &config, device).unwrap();
+        let mut first_loss = f64::NAN;
+        run.run(&mut |p| {
+            first_loss = p.loss;
+            true
+        })
+        .unwrap();
+        let net = run.finish().unwrap();
+        let logits = |net: &QuantNet| host(net.forward(images(&set, 0, BATCH, &n, device)));
+        (first_loss, logits(&start), logits(&net))
+    };
+    let (loss, before, expected) = tuned(&flex);
+    let (got_loss, _, got) = tuned(&wgpu);
+    let (error, change) = (relative(&got, &expected), relative(&before, &expected));
+    eprintln!(
+        "loss {got_loss} against {loss}; logits moved by {change:.1e} of the largest, and differ by {error:.1e}"
+    );
+    assert!((got_loss - loss).abs() < 1e-3 * loss, "{got_loss} {loss}");
+    // Adam's first steps have one size whatever the gradient's, so the smallest gradients go either
+    // way; a wrong direction would differ by more than the change itself.
+    assert!(error < 0.5 * change, "{error} of a change of {change}");
 }
 
 struct Quiet;

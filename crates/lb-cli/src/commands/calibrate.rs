@@ -117,6 +117,8 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
         let (net, units) = calibrated.refine(&options, Some(&path.with_extension("partial")))?;
         let seconds = start.elapsed().as_secs_f64();
         let (network, bytes) = calibrated.pack_net(&net, &options)?;
+        met.as_ref()
+            .map_or(Ok(()), |m| m.check(bytes.len() as u64))?;
         lb_format::atomic::write(&path, &bytes)?;
         let simulated = ptq::unpack(&network, &device)?;
         let layers = report::layers(folded, &simulated, &network, drawn, &normalization, &device)?;
@@ -287,8 +289,12 @@ fn print_targets(mixed: &[Mixed], layers: &[LayerReport]) {
             (false, 0) => "from places one by one".to_string(),
             (false, rounds) => format!("after {rounds} rounds of moves"),
         };
+        let rounding = match met.options.method.refinement(0).correct {
+            true => " for plain rounding",
+            false => "",
+        };
         println!(
-            "{}: {cost}; KL {:.4} nats, predicted {:.4}; another class for {} of {} images; {how}; {} networks tried",
+            "{}: {cost}; KL {:.4} nats, predicted {:.4}{rounding}; another class for {} of {} images; {how}; {} networks tried",
             met.target,
             d.kl,
             met.predicted_kl,

@@ -1,5 +1,10 @@
 //! Files for a target: the widths that lose least within a size or a time, or the smallest file
 //! that loses little enough.
+//!
+//! Widths are compared by plain rounding. What refines a network afterwards changes neither its
+//! bytes nor its time. For a drop, each network that is tried is refined before it is measured, if
+//! that is asked for: unless it is, plain rounding stays, as what is fitted to images flips few of
+//! them and says little about others.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -70,6 +75,21 @@ pub struct Met {
 }
 
 impl Met {
+    /// Refuses a file that is larger than what was asked for: the search measured it by another
+    /// one, which has as many codes.
+    ///
+    /// # Errors
+    /// Says by how much.
+    pub fn check(&self, bytes: u64) -> Result<()> {
+        match &self.target {
+            Target::Size(size) if bytes > size.bytes => bail!(
+                "--target-size {size}: refined, the file has {} bytes; use --method mse, or a larger file",
+                thousands(bytes)
+            ),
+            _ => Ok(()),
+        }
+    }
+
     /// For scripts.
     pub fn json(&self) -> serde_json::Value {
         let (weights, activations) = self.options.assignment.mean_bits();
@@ -94,6 +114,8 @@ pub struct Search<'a> {
     pub refine: usize,
     /// Losses, bytes and times.
     pub analysis: Analysis,
+    /// The method as typed.
+    asked: Option<Method>,
     base: Options,
     /// The network.
     pub calibrated: &'a Calibrated,
@@ -147,11 +169,11 @@ impl<'a> Search<'a> {
         reference: &'a Reference<'a>,
         device: &'a Device,
     ) -> Result<Self> {
-        // Refinement after the search would change what the search has measured and promised.
-        let method = args.method.unwrap_or(Method::Mse);
+        let slow = (args.method).filter(|m| m.refinement(0).reconstruct.is_some());
         ensure!(
-            !method.refinement(0).correct,
-            "--method {method} refines a network after its widths are chosen, so a target could be missed: use --method mse for a target"
+            slow.is_none() || args.target_drop.is_empty(),
+            "--method {} takes minutes for each network that --target-drop tries: use --method gptq for it",
+            slow.unwrap_or(Method::Brecq)
         );
         ensure!(
             args.method != Some(Method::Lbtorch),
@@ -165,7 +187,7 @@ impl<'a> Search<'a> {
             residual_bits: args.residual_bits.0,
         };
         let base = Options {
-            method,
+            method: args.method.unwrap_or(Method::Gptq),
             bias_correction: args.bias_correction,
             ..Options::new(widths[0])
         };
@@ -176,6 +198,7 @@ impl<'a> Search<'a> {
             refine: args.refine,
             candidates,
             analysis,
+            asked: args.method,
             base,
             calibrated,
             reference,
@@ -222,12 +245,13 @@ impl<'a> Search<'a> {
     }
 
     fn drop(&self, target: &Points) -> Result<Met> {
+        let method = self.method(&Target::Drop(target.clone()));
         let tradeoff = self.by_size(&self.with_mean_activation()?)?;
         let points: Vec<Choice> = tradeoff.points().collect();
         let mut tried = 0;
         let mut passes = |assignment: Assignment| -> Result<(bool, Tried, Divergence)> {
             tried += 1;
-            let file = self.quantize(assignment)?;
+            let file = self.corrected(assignment, method)?;
             let d = self.divergence(&file)?;
             Ok((d.flip_rate() * 100.0 <= target.points, file, d))
         };
@@ -321,7 +345,7 @@ impl<'a> Search<'a> {
 
     fn met(&self, target: Target, found: Found) -> Met {
         Met {
-            options: self.options(found.file.assignment),
+            options: self.options(found.file.assignment, self.method(&target)),
             target,
             predicted_kl: found.predicted.loss,
             predicted_cost: found.predicted.cost,
@@ -373,14 +397,35 @@ impl<'a> Search<'a> {
         Ok(places)
     }
 
-    fn options(&self, assignment: Assignment) -> Options {
+    /// What a network for `target` is quantized with.
+    fn method(&self, target: &Target) -> Method {
+        match target {
+            Target::Drop(_) => self.asked.unwrap_or(Method::Mse),
+            Target::Size(_) | Target::Latency(_) => self.base.method,
+        }
+    }
+
+    fn options(&self, assignment: Assignment, method: Method) -> Options {
         Options {
             assignment,
+            method,
             ..self.base.clone()
         }
     }
 
-    /// The network of these widths.
+    /// The network of these widths, corrected as `method` says.
+    fn corrected(&self, assignment: Assignment, method: Method) -> Result<Tried> {
+        let options = self.options(assignment.clone(), method);
+        let (net, _) = self.calibrated.refine(&options, None)?;
+        let (network, bytes) = self.calibrated.pack_net(&net, &options)?;
+        Ok(Tried {
+            assignment,
+            network,
+            bytes: bytes.len() as u64,
+        })
+    }
+
+    /// The network of these widths, by plain rounding: as large and as fast as when it is refined.
     ///
     /// # Errors
     /// If it cannot be quantized, or it is interrupted.
@@ -388,7 +433,7 @@ impl<'a> Search<'a> {
         ensure!(!crate::interrupt::requested(), "interrupted");
         let (network, bytes) = self
             .calibrated
-            .pack_unrefined(&self.options(assignment.clone()))?;
+            .pack_unrefined(&self.options(assignment.clone(), self.base.method))?;
         Ok(Tried {
             assignment,
             network,
