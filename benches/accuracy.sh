@@ -8,6 +8,8 @@
 # run goes on. Settings were never chosen on this test set. LB is the binary [target/release/lb], KEEP
 # a folder for packed files and fine-tuning runs [a temporary one].
 set -euo pipefail
+# A command that fails in $(...) ends the script, and leaves no line.
+shopt -s inherit_errexit
 model=$1 data=$2 out=$3
 lb=${LB:-target/release/lb}
 work=$(mktemp -d)
@@ -39,7 +41,9 @@ measured() { # runs a command; its output, and at the end its seconds and peak m
 }
 
 mkdir -p "$(dirname "$out")"
-[ -e "$out" ] || echo "network,widths,edge,method,seed,options,accuracy,precision,recall,f1,drop,kl_calibration,flips_calibration,seconds,peak_mib,bytes" >"$out"
+header=network,widths,edge,method,seed,options,accuracy,precision,recall,f1,drop,kl_calibration,flips_calibration,seconds,peak_mib,bytes
+[ -e "$out" ] || echo "$header" >"$out"
+[ "$(head -1 "$out")" = "$header" ] || { echo "$out: has other columns; name another file" >&2; exit 1; }
 float=$(metrics "$model")
 network=$(basename "$(dirname "$model")")
 grep -q "^$network,float," "$out" || echo "$network,float,,,,,$float,0.00,,,,,$(stat -c %s "$model")" >>"$out"
@@ -62,7 +66,7 @@ for line in "${lines[@]}"; do
   fi
   file=$(ls "$kept"/*.lbq)
   if [ "$method" = finetune ]; then
-    run=$keep/$network-$widths-$edge-finetune-$seed
+    run=$keep/$network-$widths-$edge-finetune-$seed${options// /}
     again=
     if [ -e "$run/state.safetensors" ]; then again=--resume; fi
     # shellcheck disable=SC2086

@@ -43,7 +43,10 @@ pub fn batch_norm(layer: &BatchNorm, x: Tensor<4>) -> Tensor<4> {
 fn update(layer: &BatchNorm, mean: Tensor<1>, variance: Tensor<1>) {
     let momentum = layer.momentum;
     for (running, now) in [(&layer.running_mean, mean), (&layer.running_var, variance)] {
-        let moved = running.value_sync() * (1.0 - momentum) + now.autodiff() * momentum;
+        let now = now.autodiff();
+        // Another device may have moved them last.
+        let before = running.value_sync().to_device(&now.device());
+        let moved = before * (1.0 - momentum) + now * momentum;
         running.update(moved.detach());
     }
 }

@@ -45,8 +45,9 @@ impl ModuleMapper for Blend {
         };
         let decay = self.decay;
         param.map(|a| {
-            let shape = a.shape();
-            a.mul_scalar(decay) + current.reshape(shape).mul_scalar(1.0 - decay)
+            // Running statistics lie on the device that moved them last.
+            let current = current.reshape(a.shape()).to_device(&a.device());
+            a.mul_scalar(decay) + current.mul_scalar(1.0 - decay)
         })
     }
 }

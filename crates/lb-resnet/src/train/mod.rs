@@ -101,7 +101,8 @@ pub struct Outcome {
 ///
 /// On several `devices` each gets its part of every batch, and the gradients are added up on the
 /// first. A device may stand there more than once. Batch normalization sees parts, not batches, so
-/// that the result depends on their number.
+/// that the result depends on their number. From three devices on, Burn averages the running
+/// statistics in any order, and the last bits of a run differ from those of the next.
 ///
 /// # Errors
 /// If the configuration makes no sense, files cannot be written, or a device fails.
@@ -180,6 +181,12 @@ pub fn train(
             }
         }
         stepper.flush(&mut state)?;
+        if state.position.step < steps {
+            return Err(ResnetError::Device(format!(
+                "images ended after step {} of {steps}",
+                state.position.step
+            )));
+        }
         let candidate = state.evaluation_net().to_device(&devices[0]);
         let held_out_accuracy = match &data.held_out {
             None => None,

@@ -98,6 +98,14 @@ impl Over<'_> {
         match workers.step(&mut self.parts, net) {
             Err(e) => Some(Err(failed(&e))),
             Ok((outputs, _)) if outputs.is_empty() => None,
+            // A loader that died looks like one at its end.
+            Ok((outputs, _)) if outputs.len() < self.parts.len() => {
+                Some(Err(ResnetError::Device(format!(
+                    "only {} of {} devices were given images",
+                    outputs.len(),
+                    self.parts.len()
+                ))))
+            }
             Ok((outputs, _)) => {
                 let outputs = outputs.into_iter().map(|o| o.output).collect();
                 Some(Ok(sum(outputs, net, &self.passes.main)))

@@ -167,24 +167,32 @@ fn two_devices_learn_as_one_does_and_the_same_every_time() {
     let config = TrainConfig {
         epochs: 6,
         batch: 32,
-        ema: None,
         ..config()
     };
-    let losses = |name: &str, devices: usize| -> Vec<f64> {
+    let info = test_data::info("resnet8", Shortcut::B);
+    let run = |name: &str, devices: usize, steps: usize| {
         let folder = RunFolder::new(dir.path().join(name));
-        let info = test_data::info("resnet8", Shortcut::B);
         let devices = vec![Device::flex(); devices];
-        let mut monitor = StopAfter(10_000, vec![]);
-        let done = train(&config, &info, &data(), &folder, &devices, &mut monitor).unwrap();
+        let mut monitor = StopAfter(steps, vec![]);
+        train(&config, &info, &data(), &folder, &devices, &mut monitor)
+    };
+    let losses = |name: &str, devices: usize| -> Vec<f64> {
+        let done = run(name, devices, 10_000).unwrap();
         done.epochs.iter().map(|e| e.train_loss).collect()
     };
     let (one, two) = (losses("one", 1), losses("two", 2));
-    assert_eq!(two, losses("again", 2));
     // Batch normalization sees halves of the batch: nearly the same, not quite.
     assert_ne!(one, two);
     for (one, two) in one.iter().zip(&two) {
         assert!((one - two).abs() < 0.1 * one, "{one} {two}");
     }
+    // Again, and stopped in between; with another number of devices it cannot go on.
+    assert!(!run("again", 2, 5).unwrap().finished);
+    let e = run("again", 1, 10_000).unwrap_err().to_string();
+    assert!(e.contains("number of devices"), "{e}");
+    assert_eq!(two, losses("again", 2));
+    let bytes = |name: &str| std::fs::read(dir.path().join(name).join("last.safetensors"));
+    assert_eq!(bytes("two").unwrap(), bytes("again").unwrap());
 }
 
 #[test]
