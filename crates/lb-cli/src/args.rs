@@ -66,6 +66,8 @@ pub struct DataArgs {
 #[derive(Debug, clap::Args)]
 pub struct DemoArgs {
     #[command(flatten)]
+    pub data: DataArgs,
+    #[command(flatten)]
     pub device: DeviceArgs,
 }
 
@@ -239,7 +241,7 @@ pub struct CalibrateArgs {
     /// minmax, moving-average, percentile, mse, kl; affine (mse, then mean and deviation of every
     /// channel corrected), gptq (the same, weights rounded so that their errors cancel), brecq (then
     /// blocks reconstructed), brecq+kl (then tuned end to end); or the predecessor's lbtorch
-    /// [default: gptq; mse at 16 bits and for --target-drop]
+    /// [default: gptq, and mse at 16 bits; for targets gptq, and mse for --target-drop]
     #[arg(long)]
     pub method: Option<Method>,
     /// Levels of weights: uniform, or apot (sums of powers of two, denser near zero; 2 to 6 bits,

@@ -10,7 +10,7 @@ use lb_format::network::Recipe;
 use lb_resnet::model::{FoldedNet, QuantNet};
 use lb_resnet::ptq::{self, Calibration, Options, UnitReport};
 
-use crate::model_file::Model;
+use crate::model_file::{self, Model};
 use crate::progress::Images;
 use crate::refining::{Effort, Refining};
 use crate::subject::Packed;
@@ -34,13 +34,14 @@ impl Calibrated {
     /// Folds `model` and observes it on `samples` images of `train`, drawn by `seed`.
     ///
     /// # Errors
-    /// If it is interrupted, or there is no image.
+    /// If it is interrupted, there is no image, or they are of other classes.
     pub fn new(
         model: Model,
         train: &ImageSet,
         (samples, seed): (usize, u64),
         device: &Device,
     ) -> Result<Self> {
+        model_file::check_classes(&model, train)?;
         let drawn = train.subset(&train.sample_indices(samples, seed));
         if drawn.len() < samples {
             eprintln!(

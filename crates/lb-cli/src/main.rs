@@ -12,6 +12,7 @@
 mod analysis;
 mod args;
 mod backend;
+mod built_in;
 mod calibrated;
 mod commands;
 mod dashboard;

@@ -4,15 +4,11 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use burn::tensor::Device;
-use lb_data::{DataSource, resolve_default};
+use lb_data::{DataSource, ImageSet, resolve_default};
 use lb_format::NetworkInfo;
 use lb_resnet::checkpoint::{self, Checkpoint};
 
-/// The demo network: `lb train --arch resnet20 --data synthetic`, see `artifacts/README.md`.
-const DEMO: &[u8] = include_bytes!("../../../artifacts/demo-resnet20.safetensors");
-
-/// Where packed files of the demo network go.
-const DEMO_FOLDER: &str = "runs/demo";
+use crate::built_in::BuiltIn;
 
 /// Where a float network is, before it is read.
 pub struct Place {
@@ -20,21 +16,21 @@ pub struct Place {
     pub path: PathBuf,
     /// For people: the path, and how it was found if nobody named it.
     pub described: String,
-    built_in: bool,
+    built_in: Option<BuiltIn>,
 }
 
 impl Place {
-    /// The built-in network.
-    pub fn demo() -> Self {
+    /// A built-in network.
+    pub fn built_in(which: BuiltIn) -> Self {
         Self {
-            path: Path::new(DEMO_FOLDER).join("demo-resnet20.safetensors"),
-            described: "built-in demo network".into(),
-            built_in: true,
+            path: which.folder().join(which.float().0),
+            described: which.described().into(),
+            built_in: Some(which),
         }
     }
 
-    /// `path`, or the newest network under `runs/`, or the built-in one.
-    pub fn find(path: Option<&Path>) -> Self {
+    /// `path`, or the newest network under `runs/`, or the built-in one for `data` as typed.
+    pub fn find(path: Option<&Path>, data: Option<&str>) -> Self {
         let (path, described) = match path {
             Some(path) => (path.to_owned(), path.display().to_string()),
             None => match newest_run() {
@@ -42,18 +38,27 @@ impl Place {
                     let described = format!("{} (the newest under runs/)", path.display());
                     (path, described)
                 }
-                None => return Self::demo(),
+                None => return Self::built_in(BuiltIn::of(data)),
             },
         };
         Self {
             path,
             described,
-            built_in: false,
+            built_in: None,
         }
     }
 
-    /// Whether it is the built-in network.
-    pub fn is_built_in(&self) -> bool {
+    /// `path`, or the newest network under `runs/`, or the built-in one that the packed file of
+    /// `packed` was made from.
+    pub fn find_for(path: Option<&Path>, packed: &NetworkInfo) -> Self {
+        match Self::find(path, None) {
+            place if place.built_in.is_none() => place,
+            _ => Self::built_in(BuiltIn::trained_on(&packed.trained_on)),
+        }
+    }
+
+    /// Which built-in network it is, if it is one.
+    pub fn which_built_in(&self) -> Option<BuiltIn> {
         self.built_in
     }
 
@@ -68,8 +73,8 @@ impl Place {
     /// If the file cannot be used.
     pub fn load(self, device: &Device) -> Result<Model> {
         let checkpoint = match self.built_in {
-            true => checkpoint::from_bytes(&self.path, DEMO.to_vec(), device)?,
-            false => checkpoint::load(&self.path, device)?,
+            Some(which) => checkpoint::from_bytes(&self.path, which.float().1.to_vec(), device)?,
+            None => checkpoint::load(&self.path, device)?,
         };
         Ok(Model {
             checkpoint,
@@ -108,6 +113,28 @@ pub fn data(spec: Option<&str>, info: &NetworkInfo) -> Result<DataSource> {
         None if info.trained_on.starts_with("synthetic") => Ok(DataSource::open("synthetic")?),
         None => Ok(resolve_default()?),
     }
+}
+
+/// Refuses images of other classes than a built-in network knows; of other networks only the number
+/// of classes counts, as their names are whatever somebody called them.
+///
+/// # Errors
+/// Names both.
+pub fn check_classes(model: &Model, set: &ImageSet) -> Result<()> {
+    let known = &model.checkpoint.info.classes;
+    let fits = match model.place.built_in {
+        Some(_) => known == set.class_names(),
+        None => known.len() == set.class_names().len(),
+    };
+    anyhow::ensure!(
+        fits,
+        "{}: has the classes {}, the {} knows {}: name a network for them with --model",
+        set.source(),
+        set.class_names().join(", "),
+        model.place.described,
+        known.join(", ")
+    );
+    Ok(())
 }
 
 /// `path` and, if it is a folder, the networks in it, by name.

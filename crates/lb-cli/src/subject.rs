@@ -6,6 +6,7 @@ use anyhow::Result;
 use burn::tensor::Device;
 use lb_format::{NetworkInfo, QuantizedNetwork};
 
+use crate::built_in::{Artifact, BuiltIn};
 use crate::commands::import::parameters;
 use crate::model_file::{self, Model, Place};
 
@@ -15,13 +16,15 @@ pub enum Named {
     Float(Place),
     /// A packed file.
     Packed(PathBuf),
+    /// A packed network that is part of `lb`.
+    BuiltIn(Artifact),
 }
 
-/// What `paths` name; without one, the default network and its packed files.
+/// What `paths` name; without one, the default network, for `data` as typed, and its packed files.
 ///
 /// # Errors
 /// If a folder cannot be read or holds no packed file.
-pub fn named(paths: &[PathBuf]) -> Result<Vec<Named>> {
+pub fn named(paths: &[PathBuf], data: Option<&str>) -> Result<Vec<Named>> {
     if !paths.is_empty() {
         let mut all = Vec::new();
         for path in paths {
@@ -29,15 +32,19 @@ pub fn named(paths: &[PathBuf]) -> Result<Vec<Named>> {
         }
         return Ok(all);
     }
-    let place = Place::find(None);
+    let place = Place::find(None, data);
     let folder = place.quantized_folder();
+    let packed = place.which_built_in().map_or(&[][..], BuiltIn::packed);
     let mut all = vec![Named::Float(place)];
-    match folder.is_dir() {
-        true => all.extend(model_file::expand(&folder)?.into_iter().map(Named::new)),
-        false => eprintln!(
+    if folder.is_dir() {
+        all.extend(model_file::expand(&folder)?.into_iter().map(Named::new));
+    } else if !packed.is_empty() {
+        all.extend(packed.iter().map(|&p| Named::BuiltIn(p)));
+    } else {
+        eprintln!(
             "note: no packed files in {}; `lb calibrate` writes them",
             folder.display()
-        ),
+        );
     }
     Ok(all)
 }
@@ -46,7 +53,7 @@ impl Named {
     fn new(path: PathBuf) -> Self {
         match path.extension().is_some_and(|e| e == "lbq") {
             true => Self::Packed(path),
-            false => Self::Float(Place::find(Some(&path))),
+            false => Self::Float(Place::find(Some(&path), None)),
         }
     }
 
@@ -58,6 +65,7 @@ impl Named {
         match self {
             Self::Float(place) => Ok(Subject::Float(Box::new(place.load(device)?))),
             Self::Packed(path) => Packed::read(&path).map(Subject::Packed),
+            Self::BuiltIn(artifact) => Packed::built_in(artifact).map(Subject::Packed),
         }
     }
 }
@@ -90,6 +98,18 @@ impl Packed {
             network: Box::new(lb_format::read(path)?),
             name: path.display().to_string(),
             bytes: std::fs::metadata(path)?.len(),
+        })
+    }
+
+    /// Reads one that is part of `lb`.
+    ///
+    /// # Errors
+    /// If it is damaged.
+    pub fn built_in((name, bytes): Artifact) -> Result<Self> {
+        Ok(Self {
+            network: Box::new(lb_format::file::from_bytes(bytes)?),
+            name: format!("built-in {name}"),
+            bytes: bytes.len() as u64,
         })
     }
 

@@ -20,7 +20,7 @@ pub fn run(args: &AnalyzeArgs) -> Result<()> {
         "--method lbtorch leaves layers in float: analyze another method"
     );
     let device = args.device.backend.device()?;
-    let model = Place::find(args.model.as_deref()).load(&device)?;
+    let model = Place::find(args.model.as_deref(), args.data.data.as_deref()).load(&device)?;
     let source = model_file::data(args.data.data.as_deref(), &model.checkpoint.info)?;
     let train = source.load(Split::Train)?;
     let calibrated = Calibrated::new(model, &train, (args.samples, args.seed), &device)?;

@@ -41,7 +41,7 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
         }
     }
     let device = args.device.backend.device()?;
-    let model = Place::find(args.model.as_deref()).load(&device)?;
+    let model = Place::find(args.model.as_deref(), args.data.data.as_deref()).load(&device)?;
     let source = model_file::data(args.data.data.as_deref(), &model.checkpoint.info)?;
     let train = source.load(Split::Train)?;
     let draw = (args.samples, args.seed);
@@ -117,8 +117,10 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
         let (net, units) = calibrated.refine(&options, Some(&path.with_extension("partial")))?;
         let seconds = start.elapsed().as_secs_f64();
         let (network, bytes) = calibrated.pack_net(&net, &options)?;
-        met.as_ref()
-            .map_or(Ok(()), |m| m.check(bytes.len() as u64))?;
+        if let Some(Err(e)) = met.as_ref().map(|m| m.check(bytes.len() as u64)) {
+            failed = Some(e);
+            break;
+        }
         lb_format::atomic::write(&path, &bytes)?;
         let simulated = ptq::unpack(&network, &device)?;
         let layers = report::layers(folded, &simulated, &network, drawn, &normalization, &device)?;
@@ -172,7 +174,11 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
         );
         println!(
             "method:      {}{}\n",
-            args.method.map_or("by width".into(), |m| m.to_string()),
+            match (args.method, search.is_some()) {
+                (Some(method), _) => method.to_string(),
+                (None, true) => "by target".into(),
+                (None, false) => "by width".into(),
+            },
             if args.bias_correction {
                 " with bias correction"
             } else {

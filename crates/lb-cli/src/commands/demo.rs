@@ -9,11 +9,12 @@ use lb_resnet::ptq::{Method, Options};
 
 use crate::args::DemoArgs;
 use crate::backend;
+use crate::built_in::BuiltIn;
 use crate::calibrated::Calibrated;
 use crate::engine::all_threads;
 use crate::evaluation::{Evaluator, Results};
 use crate::model_file::{self, Place};
-use crate::subject::Subject;
+use crate::subject::{Packed, Subject};
 
 /// Calibration images.
 const SAMPLES: usize = 512;
@@ -23,8 +24,10 @@ const TEST: usize = 1_000;
 pub fn run(args: &DemoArgs) -> Result<()> {
     let start = Instant::now();
     let device = args.device.backend.device()?;
-    let model = Place::demo().load(&device)?;
-    let source = model_file::data(Some("synthetic"), &model.checkpoint.info)?;
+    let spec = args.data.data.as_deref();
+    let which = BuiltIn::of(spec);
+    let model = Place::built_in(which).load(&device)?;
+    let source = model_file::data(spec, &model.checkpoint.info)?;
     let (train, test) = (source.load(Split::Train)?, source.load(Split::Test)?);
     let test = test.subset(&test.sample_indices(TEST, 0));
     let calibrated = Calibrated::new(model, &train, (SAMPLES, 0), &device)?;
@@ -41,6 +44,9 @@ pub fn run(args: &DemoArgs) -> Result<()> {
     let mut rows = Vec::new();
     for options in rows_of_interest()? {
         rows.push(Subject::Packed(calibrated.subject(&options)?));
+    }
+    for artifact in which.packed() {
+        rows.push(Subject::Packed(Packed::built_in(*artifact)?));
     }
     let float = Subject::Float(Box::new(calibrated.model));
     let evaluator = Evaluator {

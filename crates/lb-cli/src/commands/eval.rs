@@ -17,7 +17,7 @@ pub fn run(args: &EvalArgs) -> Result<()> {
         threads: args.threads.unwrap_or_else(all_threads),
     };
     let mut subjects = Vec::new();
-    for named in subject::named(&args.paths)? {
+    for named in subject::named(&args.paths, args.data.data.as_deref())? {
         subjects.push(named.open(&evaluator.device)?);
     }
     let source = model_file::data(args.data.data.as_deref(), subjects[0].info())?;

@@ -36,7 +36,7 @@ pub fn run(args: &FinetuneArgs) -> Result<()> {
     );
     let device = args.device.backend.device()?;
     let packed = lb_format::file::read(&args.file)?;
-    let model = Place::find(args.model.as_deref()).load(&device)?;
+    let model = Place::find_for(args.model.as_deref(), &packed.info).load(&device)?;
     let info = &model.checkpoint.info;
     ensure!(
         (&info.arch, &info.shortcut, &info.classes)
@@ -45,13 +45,15 @@ pub fn run(args: &FinetuneArgs) -> Result<()> {
                 &packed.info.shortcut,
                 &packed.info.classes
             ),
-        "{}: is a {} (shortcut {}), {} is a {} (shortcut {}): name its checkpoint with --model",
+        "{}: is a {} (shortcut {}) of {} classes, {} is a {} (shortcut {}) of {}, or they have other names: name its checkpoint with --model",
         args.file.display(),
         packed.info.arch,
         packed.info.shortcut,
+        packed.info.classes.len(),
         model.place.described,
         info.arch,
-        info.shortcut
+        info.shortcut,
+        info.classes.len()
     );
     let start = ptq::unpack(&packed, &device).with_context(|| args.file.display().to_string())?;
     let source = model_file::data(args.data.data.as_deref(), info)?;

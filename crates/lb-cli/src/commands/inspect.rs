@@ -16,7 +16,7 @@ pub fn run(args: &InspectArgs) -> Result<()> {
     if args.file.extension().is_some_and(|e| e == "lbq") {
         return packed(args);
     }
-    let model = Place::find(Some(&args.file)).load(&Device::flex())?;
+    let model = Place::find(Some(&args.file), None).load(&Device::flex())?;
     network(&model.checkpoint.info);
     println!(
         "parameters:    {}",

@@ -78,13 +78,16 @@ impl Stream for Float {
 /// # Errors
 /// If a file cannot be read, or nothing is left to measure.
 pub fn all(args: &BenchArgs) -> Result<Vec<Contender>> {
-    let named = subject::named(&args.paths)?;
-    let packed = named.iter().any(|n| matches!(n, Named::Packed(_)));
+    let named = subject::named(&args.paths, args.data.data.as_deref())?;
+    let packed = named.iter().any(|n| !matches!(n, Named::Float(_)));
     let mut all = Vec::new();
     for named in named {
         match named {
             Named::Packed(path) => all.extend(Contender::integer(Packed::read(&path)?)?),
-            Named::Float(place) if place.is_built_in() && !packed => {
+            Named::BuiltIn(artifact) => {
+                all.extend(Contender::integer(Packed::built_in(artifact)?)?)
+            }
+            Named::Float(place) if place.which_built_in().is_some() && !packed => {
                 all.extend(built_in(place, args.no_float)?);
             }
             Named::Float(place) if args.no_float => {
