@@ -43,9 +43,7 @@ impl Backend {
             }
         }
     }
-}
 
-impl Backend {
     /// Its devices of these numbers, or the first if there are none.
     ///
     /// # Errors

@@ -126,10 +126,10 @@ pub fn refine(
             let quantized_db = judged.db(&unit);
             if refinement.correct {
                 // Images that judge reconstruction must not have made what it starts from.
-                let seen = match refinement.reconstruct {
-                    Some(_) => chain.first(judged.train),
-                    None => chain.first(chain.len()),
-                };
+                let seen = chain.first(match refinement.reconstruct {
+                    Some(_) => judged.train,
+                    None => chain.len(),
+                });
                 let compensates = refinement.compensate;
                 correct(&mut unit, &float_unit, &seen, compensates).map_err(|source| {
                     ResnetError::Site {
