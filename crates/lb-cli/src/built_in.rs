@@ -34,14 +34,6 @@ impl BuiltIn {
         }
     }
 
-    /// The one that a network was made from that says what it was trained on.
-    pub fn trained_on(what: &str) -> Self {
-        match what.starts_with("synthetic") {
-            true => Self::Synthetic,
-            false => Self::Cifar10,
-        }
-    }
-
     /// The float network.
     pub fn float(self) -> Artifact {
         match self {

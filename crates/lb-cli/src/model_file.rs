@@ -7,6 +7,7 @@ use burn::tensor::Device;
 use lb_data::{DataSource, ImageSet, resolve_default};
 use lb_format::NetworkInfo;
 use lb_resnet::checkpoint::{self, Checkpoint};
+use lb_resnet::eval;
 
 use crate::built_in::BuiltIn;
 
@@ -53,7 +54,8 @@ impl Place {
     pub fn find_for(path: Option<&Path>, packed: &NetworkInfo) -> Self {
         match Self::find(path, None) {
             place if place.built_in.is_none() => place,
-            _ => Self::built_in(BuiltIn::trained_on(&packed.trained_on)),
+            _ if is_synthetic(packed) => Self::built_in(BuiltIn::Synthetic),
+            _ => Self::built_in(BuiltIn::Cifar10),
         }
     }
 
@@ -102,6 +104,11 @@ fn newest_run() -> Option<PathBuf> {
     Some(newest.1)
 }
 
+/// Whether a network was trained on the synthetic set.
+fn is_synthetic(info: &NetworkInfo) -> bool {
+    info.trained_on.starts_with("synthetic")
+}
+
 /// What data is meant: `spec`, else `synthetic` for a network that was trained on it, else the
 /// default folder.
 ///
@@ -110,7 +117,7 @@ fn newest_run() -> Option<PathBuf> {
 pub fn data(spec: Option<&str>, info: &NetworkInfo) -> Result<DataSource> {
     match spec {
         Some(spec) => Ok(DataSource::open(spec)?),
-        None if info.trained_on.starts_with("synthetic") => Ok(DataSource::open("synthetic")?),
+        None if is_synthetic(info) => Ok(DataSource::open("synthetic")?),
         None => Ok(resolve_default()?),
     }
 }
@@ -122,12 +129,11 @@ pub fn data(spec: Option<&str>, info: &NetworkInfo) -> Result<DataSource> {
 /// Names both.
 pub fn check_classes(model: &Model, set: &ImageSet) -> Result<()> {
     let known = &model.checkpoint.info.classes;
-    let fits = match model.place.built_in {
-        Some(_) => known == set.class_names(),
-        None => known.len() == set.class_names().len(),
-    };
+    if model.place.built_in.is_none() {
+        return Ok(eval::check_classes(known.len(), set)?);
+    }
     anyhow::ensure!(
-        fits,
+        known == set.class_names(),
         "{}: has the classes {}, the {} knows {}: name a network for them with --model",
         set.source(),
         set.class_names().join(", "),

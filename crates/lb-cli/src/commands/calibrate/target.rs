@@ -169,12 +169,14 @@ impl<'a> Search<'a> {
         reference: &'a Reference<'a>,
         device: &'a Device,
     ) -> Result<Self> {
-        let slow = (args.method).filter(|m| m.refinement(0).reconstruct.is_some());
-        ensure!(
-            slow.is_none() || args.target_drop.is_empty(),
-            "--method {} takes minutes for each network that --target-drop tries: use --method gptq for it",
-            slow.unwrap_or(Method::Brecq)
-        );
+        if let Some(method) = args.method
+            && method.refinement(0).reconstruct.is_some()
+            && !args.target_drop.is_empty()
+        {
+            bail!(
+                "--method {method} takes minutes for each network that --target-drop tries: use --method gptq for it"
+            );
+        }
         ensure!(
             args.method != Some(Method::Lbtorch),
             "--method lbtorch leaves layers in float, and has no widths to choose there: use another method for a target"
