@@ -57,11 +57,13 @@ for line in "${lines[@]}"; do
   # `finetune` goes on from brecq+kl, which is kept for it.
   calibrated=${method/finetune/brecq+kl} more=$options json=
   if [ "$method" = finetune ]; then more=; fi
-  kept=$keep/$network-$widths-$edge-$calibrated-$seed${more// /}
+  kept=$keep/$network-$widths-$edge-$calibrated-$seed${more//[ \/]/}
   if [ "$method" != finetune ] || ! ls "$kept"/*.lbq >/dev/null 2>&1; then
     rm -rf "$kept"
+    # Options may name other images to calibrate on.
+    if [[ $more != *--data* ]]; then more="--data $data $more"; fi
     # shellcheck disable=SC2086
-    json=$(measured "$lb" calibrate --model "$model" --data "$data" --bits "$widths" --edge-bits "$edge" \
+    json=$(measured "$lb" calibrate --model "$model" --bits "$widths" --edge-bits "$edge" \
       --method "$calibrated" --seed "$seed" --out "$kept" --json $more)
   fi
   file=$(ls "$kept"/*.lbq)

@@ -1,8 +1,10 @@
-"""Training images/s of ResNet-20: PyTorch beside `cargo bench --bench train`, in turns.
+"""Training images/s of ResNet-20: PyTorch beside `lb`, in turns.
 
     ~/peers/bin/python train.py --bench BINARY     # target/release/deps/train-*, built by cargo bench --no-run
+    python train.py --device cuda --batch 128,512,1024    # PyTorch alone, on a GPU; `lb train` prints its own
 
-Every round measures PyTorch, channels-last and channels-first, and then the criterion benchmark's step.
+On the CPU every round measures PyTorch, channels-last and channels-first, and then the criterion benchmark's step. On
+a GPU the images lie there already, products are in TF32 as in `lb`, and `bf16` is PyTorch's autocast.
 """
 
 import argparse
@@ -16,24 +18,50 @@ import torch
 from models import ResNet, NETWORKS
 
 
-def pytorch(layout, threads, seconds, batch=128):
-    torch.set_num_threads(threads)
+def pytorch(layout, seconds, batch=128, device="cpu", network="resnet20", bf16=False):
     torch.manual_seed(0)
-    net = ResNet(*NETWORKS["resnet20"]).to(memory_format=layout).train()
-    x = torch.randn(batch, 3, 32, 32).to(memory_format=layout)
-    labels = torch.arange(batch) % 10
-    sgd = torch.optim.SGD(net.parameters(), lr=1e-3)
-    steps, start = -2, 0.0
+    net = ResNet(*NETWORKS[network]).to(device, memory_format=layout).train()
+    x = torch.randn(batch, 3, 32, 32, device=device).to(memory_format=layout)
+    labels = (torch.arange(batch) % 10).to(device)
+    # On the CPU the benchmark's plain descent, on a GPU that of `lb train`.
+    momentum = {} if device == "cpu" else {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
+    sgd = torch.optim.SGD(net.parameters(), lr=1e-3, **momentum)
+    warm_up = 2 if device == "cpu" else 20
+    steps, start = -warm_up, 0.0
     while True:
         if steps == 0:
+            wait(device)
             start = time.perf_counter()
-        loss = torch.nn.functional.cross_entropy(net(x), labels)
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            loss = torch.nn.functional.cross_entropy(net(x), labels)
         sgd.zero_grad()
         loss.backward()
         sgd.step()
         steps += 1
-        if steps > 0 and time.perf_counter() - start > seconds:
-            return batch * steps / (time.perf_counter() - start)
+        # A GPU runs behind: it is waited for now and then, not at every step.
+        if steps > 0 and (device == "cpu" or steps % 20 == 0):
+            wait(device)
+            if time.perf_counter() - start > seconds:
+                return batch * steps / (time.perf_counter() - start)
+
+
+def wait(device):
+    if device != "cpu":
+        torch.cuda.synchronize()
+
+
+def on_gpu(device, batches, seconds, network):
+    torch.backends.cuda.matmul.allow_tf32 = True
+    torch.backends.cudnn.allow_tf32 = True
+    torch.backends.cudnn.benchmark = True
+    for batch in batches:
+        for name, layout, bf16 in [
+            ("channels-first", torch.contiguous_format, False),
+            ("channels-last", torch.channels_last, False),
+            ("channels-last bf16", torch.channels_last, True),
+        ]:
+            rate = pytorch(layout, seconds, batch, device, network, bf16)
+            print(f"{network} batch {batch:5} {name:20} {rate:7.0f} images/s", flush=True)
 
 
 def ours(binary, threads):
@@ -50,18 +78,27 @@ def ours(binary, threads):
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--bench", required=True)
+    parser.add_argument("--bench", help="the benchmark's binary, on the CPU")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", default="128", help="on a GPU, e.g. 128,512")
+    parser.add_argument("--network", default="resnet20", choices=NETWORKS)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0)
     args = parser.parse_args()
+    if args.device != "cpu":
+        batches = [int(b) for b in args.batch.split(",")]
+        return on_gpu(args.device, batches, args.seconds, args.network)
+    if not args.bench:
+        parser.error("--bench is needed on the CPU")
+    torch.set_num_threads(args.threads)
     rows = {"pytorch channels-last": [], "pytorch channels-first": [], "lb": []}
     for _ in range(args.rounds):
         for name, layout in [
             ("pytorch channels-last", torch.channels_last),
             ("pytorch channels-first", torch.contiguous_format),
         ]:
-            rows[name].append(pytorch(layout, args.threads, args.seconds))
+            rows[name].append(pytorch(layout, args.seconds))
         rows["lb"].append(ours(args.bench, args.threads))
     base = rows["pytorch channels-last"]
     for name, values in rows.items():

@@ -150,9 +150,14 @@ pub struct TrainArgs {
     /// Black out a square of this many pixels
     #[arg(long)]
     pub cutout: Option<usize>,
-    /// Part of the training images that is held out to choose the best epoch
+    /// Part of the training images that is held out to choose an epoch: the last one that they
+    /// cannot tell from the best, by one standard error
     #[arg(long, default_value_t = 0.05)]
     pub held_out: f64,
+    /// Trains on the training images of these data, too, named as for --data; none of them is held
+    /// out
+    #[arg(long, value_name = "PATH")]
+    pub also: Vec<String>,
     /// Seed of weights, order and augmentation
     #[arg(long, default_value_t = 0)]
     pub seed: u64,

@@ -1,7 +1,9 @@
 //! Devices by name.
 
-use anyhow::{Result, bail};
+use anyhow::{Result, bail, ensure};
 use burn::tensor::Device;
+#[cfg(any(feature = "wgpu", feature = "cuda"))]
+use burn::tensor::DeviceType;
 use clap::ValueEnum;
 
 /// A Burn backend.
@@ -30,15 +32,12 @@ impl Backend {
             #[allow(deprecated, reason = "kept because our users name it")]
             Self::Ndarray => Ok(Device::ndarray()),
             #[cfg(feature = "wgpu")]
-            Self::Wgpu => wgpu(),
+            Self::Wgpu => self.found().map(|_| Device::wgpu(Default::default())),
             #[cfg(feature = "cuda")]
-            Self::Cuda => Ok(Device::cuda(0usize)),
+            Self::Cuda => self.found().map(|_| Device::cuda(0usize)),
             #[allow(unreachable_patterns)]
             missing => {
-                let name = missing
-                    .to_possible_value()
-                    .map(|v| v.get_name().to_string());
-                let name = name.unwrap_or_default();
+                let name = missing.name();
                 bail!("this `lb` was built without {name}: build it with --features {name}")
             }
         }
@@ -53,19 +52,10 @@ impl Backend {
         if numbers.is_empty() {
             return Ok(vec![first]);
         }
-        let all: Vec<Device> = match self {
-            Self::Flex | Self::Ndarray => return Ok(vec![first; numbers.len()]),
-            #[cfg(feature = "wgpu")]
-            Self::Wgpu => Device::enumerate(burn::tensor::DeviceType::Wgpu)
-                .into_iter()
-                .collect(),
-            #[cfg(feature = "cuda")]
-            Self::Cuda => Device::enumerate(burn::tensor::DeviceType::Cuda)
-                .into_iter()
-                .collect(),
-            #[allow(unreachable_patterns)]
-            _ => vec![first],
-        };
+        if matches!(self, Self::Flex | Self::Ndarray) {
+            return Ok(vec![first; numbers.len()]);
+        }
+        let all = self.found()?;
         let pick = |&n: &usize| match all.get(n) {
             Some(device) => Ok(device.clone()),
             None => bail!(
@@ -77,17 +67,32 @@ impl Backend {
         };
         numbers.iter().map(pick).collect()
     }
-}
 
-#[cfg(feature = "wgpu")]
-fn wgpu() -> Result<Device> {
-    let found = Device::enumerate(burn::tensor::DeviceType::Wgpu);
-    if found.is_empty() {
-        bail!(
-            "--backend wgpu: no GPU adapter was found; install its driver (or Mesa's software Vulkan, `mesa-vulkan-drivers`), or use --backend flex"
+    /// All devices of a GPU backend; at least one. Without, Burn would panic at the first tensor.
+    fn found(self) -> Result<Vec<Device>> {
+        let devices: Vec<Device> = match self {
+            #[cfg(feature = "wgpu")]
+            Self::Wgpu => Device::enumerate(DeviceType::Wgpu).into_iter().collect(),
+            #[cfg(feature = "cuda")]
+            Self::Cuda => Device::enumerate(DeviceType::Cuda).into_iter().collect(),
+            _ => vec![self.device()?],
+        };
+        let driver = match self {
+            Self::Cuda => "NVIDIA's driver and CUDA toolkit (libcuda, libnvrtc)",
+            _ => "its driver (or Mesa's software Vulkan, `mesa-vulkan-drivers`)",
+        };
+        ensure!(
+            !devices.is_empty(),
+            "--backend {}: no GPU was found; install {driver}, or use --backend flex",
+            self.name()
         );
+        Ok(devices)
     }
-    Ok(Device::wgpu(Default::default()))
+
+    fn name(self) -> String {
+        let value = self.to_possible_value();
+        value.map_or_else(String::new, |v| v.get_name().to_string())
+    }
 }
 
 /// What computes, in words: the backend's device, and the CPU.

@@ -21,6 +21,7 @@ mod evaluation;
 mod interrupt;
 mod memory;
 mod model_file;
+mod pace;
 mod plain;
 mod progress;
 mod refining;

@@ -1,44 +1,34 @@
 //! Progress of a training run as plain lines, for logs and pipes.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use lb_resnet::train::{EpochMetrics, Monitor, Progress};
 
 use crate::interrupt;
+use crate::pace::Pace;
 use crate::table::percent;
-
-const EVERY: Duration = Duration::from_secs(10);
 
 /// A line every ten seconds, and one an epoch.
 pub struct Plain {
     epochs: usize,
     batch: usize,
-    start: Instant,
-    last_line: Instant,
-    steps: u64,
+    pace: Pace,
 }
 
 impl Plain {
     /// For a run of `epochs` epochs in batches of `batch`.
     pub fn new(epochs: usize, batch: usize) -> Self {
-        let now = Instant::now();
         Self {
             epochs,
             batch,
-            start: now,
-            last_line: now,
-            steps: 0,
+            pace: Pace::new(Duration::from_secs(10)),
         }
     }
 }
 
 impl Monitor for Plain {
     fn step(&mut self, p: &Progress) -> bool {
-        self.steps += 1;
-        if self.last_line.elapsed() >= EVERY {
-            self.last_line = Instant::now();
-            let seconds = self.start.elapsed().as_secs_f64();
-            let rate = self.steps as f64 / seconds;
+        if let Some(rate) = self.pace.step() {
             let left = ((self.epochs - p.epoch) * p.steps - p.step) as f64 / rate;
             eprintln!(
                 "epoch {}/{} step {}/{}: loss {:.4}, accuracy {} %, lr {:.4}, {:.0} images/s, {} left",

@@ -200,6 +200,32 @@ impl ImageSet {
         }
     }
 
+    /// These images, and after them those of `others`.
+    ///
+    /// # Errors
+    /// [`DataError::Invalid`] when they differ in size or classes.
+    pub fn and(mut self, others: &Self) -> Result<Self, DataError> {
+        if (self.height, self.width) != (others.height, others.width) {
+            return Err(DataError::Invalid(format!(
+                "{}: images of {}×{}, expected {}×{} as in {}",
+                others.source, others.height, others.width, self.height, self.width, self.source
+            )));
+        }
+        if self.class_names != others.class_names {
+            return Err(DataError::Invalid(format!(
+                "{}: classes {}, expected {} as in {}",
+                others.source,
+                others.class_names.join(" "),
+                self.class_names.join(" "),
+                self.source
+            )));
+        }
+        self.pixels.extend_from_slice(&others.pixels);
+        self.labels.extend_from_slice(&others.labels);
+        self.source = format!("{} and {}", self.source, others.source);
+        Ok(self)
+    }
+
     /// Indices `(kept, held_out)`, both ascending, with `round(fraction · n)` images of each
     /// class held out; a function of the labels and the seed alone.
     ///
@@ -291,6 +317,17 @@ mod tests {
         assert_eq!(t.image(0), [4; 12]);
         assert_eq!(t.image(1), [0; 12]);
         assert_eq!(t.source(), "3 of made up");
+    }
+
+    #[test]
+    fn sets_of_the_same_classes_join() {
+        let (a, b) = (set(vec![0, 1], 2), set(vec![1, 0, 1], 2));
+        let both = a.clone().and(&b).unwrap();
+        assert_eq!((both.len(), both.labels()), (5, &[0, 1, 1, 0, 1][..]));
+        assert_eq!(both.image(1), a.image(1));
+        assert_eq!(both.image(4), b.image(2));
+        let error = a.and(&set(vec![0], 3)).unwrap_err().to_string();
+        assert!(error.contains("classes"), "{error}");
     }
 
     proptest! {

@@ -4,6 +4,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use burn::data::dataloader::batcher::Batcher;
+use burn::data::dataloader::{DataLoader, DataLoaderBuilder};
 use burn::data::dataset::{Dataset, DatasetError};
 use burn::tensor::{Device, Int, Tensor, TensorData};
 use lb_data::{AugmentConfig, AugmentKey, ImageSet, Normalization};
@@ -124,6 +125,18 @@ impl Batcher<Sample, Batch> for NormalizedBatcher {
             images: Tensor::from_data(TensorData::new(values, [items.len(), 3, h, w]), device),
             labels: Tensor::from_data(labels.as_slice(), device),
         }
+    }
+}
+
+impl NormalizedBatcher {
+    /// The images of `epoch` in their order, `batch` at a time, prepared while the device is busy.
+    pub fn loader(self, epoch: Epoch, batch: usize, device: &Device) -> Arc<dyn DataLoader<Batch>> {
+        // One worker keeps the batches in order.
+        DataLoaderBuilder::new(self)
+            .batch_size(batch)
+            .num_workers(1)
+            .set_device(device.clone())
+            .build(epoch)
     }
 }
 

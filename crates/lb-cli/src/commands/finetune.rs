@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use lb_data::{AugmentConfig, Split};
@@ -13,6 +13,7 @@ use lb_resnet::ptq::{self, DistillConfig, DistillProgress};
 
 use crate::args::FinetuneArgs;
 use crate::model_file::{self, Place};
+use crate::pace::Pace;
 use crate::plain::clock;
 use crate::progress::Steps;
 use crate::table::percent;
@@ -159,33 +160,25 @@ fn line(e: &Evaluation) -> String {
 struct Progress {
     bar: Steps,
     batch: usize,
-    start: Instant,
-    first: Option<usize>,
-    last_line: Instant,
+    pace: Pace,
 }
-
-const EVERY: Duration = Duration::from_secs(30);
 
 impl Progress {
     fn new(steps: usize, batch: usize) -> Self {
-        let now = Instant::now();
         Self {
             bar: Steps::new("tuning", steps),
             batch,
-            start: now,
-            first: None,
-            last_line: now,
+            pace: Pace::new(Duration::from_secs(30)),
         }
     }
 }
 
 impl FinetuneMonitor for Progress {
     fn step(&mut self, p: &DistillProgress) -> bool {
-        let first = *self.first.get_or_insert(p.step - 1);
         let go_on = self.bar.set(p.step, &format!("loss {:.4}", p.loss));
-        if self.bar.is_hidden() && self.last_line.elapsed() >= EVERY {
-            self.last_line = Instant::now();
-            let rate = (p.step - first) as f64 / self.start.elapsed().as_secs_f64();
+        if self.bar.is_hidden()
+            && let Some(rate) = self.pace.step()
+        {
             eprintln!(
                 "step {}/{}: loss {:.4}, {:.0} images/s, {} left",
                 p.step,

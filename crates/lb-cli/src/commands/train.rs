@@ -8,7 +8,7 @@ use anyhow::{Result, bail};
 use burn::tensor::Device;
 use lb_data::{AugmentConfig, DataSource, Normalization, PadMode, Split, resolve_default};
 use lb_format::NetworkInfo;
-use lb_resnet::train::{Monitor, RunFolder, TrainConfig, TrainData, train};
+use lb_resnet::train::{Monitor, RunFolder, TrainConfig, TrainData, chosen, train};
 
 use crate::args::TrainArgs;
 use crate::dashboard::Dashboard;
@@ -38,7 +38,10 @@ pub fn run(args: &TrainArgs) -> Result<()> {
 
     eprintln!("reading {}", source.describe());
     let all = source.load(Split::Train)?;
-    let (kept, held_out) = all.split_held_out(args.held_out, args.seed)?;
+    let (mut kept, held_out) = all.split_held_out(args.held_out, args.seed)?;
+    for spec in &args.also {
+        kept = kept.and(&lb_data::load(spec, Split::Train)?)?;
+    }
     let data = TrainData {
         train: Arc::new(kept),
         held_out: (!held_out.is_empty()).then_some(held_out),
@@ -61,6 +64,7 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         "network": info,
         "training": config,
         "data": all.source(),
+        "also": args.also,
         "held_out": args.held_out,
         "backend": format!("{:?}", args.device.backend).to_lowercase(),
         "device": backend::describe(&devices[0]),
@@ -94,13 +98,9 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         anyhow::ensure!(!interrupt::requested(), "interrupted");
         return Ok(());
     }
-    let score = |m: &&lb_resnet::train::EpochMetrics| m.held_out_accuracy.unwrap_or(m.epoch as f64);
-    let best = outcome
-        .epochs
-        .iter()
-        .max_by(|a, b| score(a).total_cmp(&score(b)));
-    if let Some(best) = best {
-        println!("best {}", epoch_line(best, config.epochs));
+    let held_out = data.held_out.as_ref().map_or(0, lb_data::ImageSet::len);
+    if let Some(kept) = chosen(&outcome.epochs, held_out) {
+        println!("kept {}", epoch_line(kept, config.epochs));
     }
     println!("checkpoint: {}", folder.best().display());
     println!(

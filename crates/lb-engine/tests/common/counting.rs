@@ -9,6 +9,9 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+/// What reading and planning a file of some kilobytes may take, in bytes.
+pub const MEMORY: usize = 64 << 20;
+
 /// The allocator.
 pub struct Counting;
 

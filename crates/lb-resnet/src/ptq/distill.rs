@@ -12,8 +12,6 @@
 
 use std::sync::Arc;
 
-use burn::data::dataloader::batcher::Batcher;
-use burn::data::dataset::Dataset;
 use burn::module::Module;
 use burn::optim::{AdamConfig, GradientsParams, ModuleOptimizer};
 use burn::store::ModuleRecord;
@@ -230,30 +228,36 @@ impl<'a> Distillation<'a> {
             size: (self.set.height(), self.set.width()),
         };
         while self.step < self.config.steps {
-            let (epoch, from) = (self.step / steps, self.step % steps * self.config.batch);
+            let before = self.step;
+            let (epoch, from) = (before / steps, before % steps);
+            let to = steps.min(from + self.config.steps - before);
             let images = Epoch::new(
                 self.set.clone(),
                 self.config.augment.clone(),
                 self.config.seed,
                 epoch as u64,
-                from..from + self.config.batch,
+                from * self.config.batch..to * self.config.batch,
             );
-            let items = (0..images.len())
-                .map(|i| images.get(i))
-                .collect::<Result<_, _>>();
-            let items = items.map_err(|e| ResnetError::Device(e.to_string()))?;
-            let mut images = batcher.batch(items, self.device).images;
-            if self.config.mixup {
-                images = mixup(images, self.config.seed, self.step);
+            let loader = (batcher.clone()).loader(images, self.config.batch, self.device);
+            for batch in loader.iter() {
+                let mut images = (batch.map_err(|e| ResnetError::Device(e.to_string()))?).images;
+                if self.config.mixup {
+                    images = mixup(images, self.config.seed, self.step);
+                }
+                self.descend(images)?;
+                let progress = DistillProgress {
+                    step: self.step,
+                    steps: self.config.steps,
+                    loss: self.loss,
+                };
+                if !go_on(&progress) {
+                    return Ok(self.step == self.config.steps);
+                }
             }
-            self.descend(images)?;
-            let progress = DistillProgress {
-                step: self.step,
-                steps: self.config.steps,
-                loss: self.loss,
-            };
-            if !go_on(&progress) {
-                return Ok(self.step == self.config.steps);
+            // A loader that died looks like one at its end.
+            if self.step == before {
+                let problem = format!("no images came in step {before}");
+                return Err(ResnetError::Device(problem));
             }
         }
         Ok(true)

@@ -5,13 +5,13 @@ mod ema;
 mod pass;
 mod run_folder;
 mod schedule;
+mod select;
 mod state;
 mod step;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use burn::data::dataloader::DataLoaderBuilder;
 use burn::module::Module;
 use burn::tensor::Device;
 use lb_data::ImageSet;
@@ -22,6 +22,7 @@ pub use config::TrainConfig;
 use run_folder::Identity;
 pub use run_folder::RunFolder;
 pub use schedule::learning_rate;
+pub use select::chosen;
 
 use crate::ResnetError;
 use crate::batch::{Epoch, NormalizedBatcher};
@@ -84,7 +85,7 @@ pub trait Monitor {
 pub struct TrainData {
     /// Training images.
     pub train: Arc<ImageSet>,
-    /// Images that choose the best epoch; never trained on.
+    /// Images that choose an epoch ([`chosen`]); never trained on.
     pub held_out: Option<ImageSet>,
 }
 
@@ -145,14 +146,10 @@ pub fn train(
             epoch as u64,
             state.position.step * config.batch..steps * config.batch,
         );
-        // One worker keeps the batches in order, and the device busy meanwhile.
         let loaders: Vec<_> = (autodiff.iter().enumerate())
             .map(|(i, device)| {
-                DataLoaderBuilder::new(batcher.clone())
-                    .batch_size(part)
-                    .num_workers(1)
-                    .set_device(device.clone())
-                    .build(images.part(config.batch, i * part..(i + 1) * part))
+                let images = images.part(config.batch, i * part..(i + 1) * part);
+                batcher.clone().loader(images, part, device)
             })
             .collect();
         let mut over = passes.over(&loaders);
@@ -204,7 +201,8 @@ pub fn train(
             learning_rate: learning_rate(config, steps, (epoch + 1) * steps - 1),
         };
         monitor.epoch(&metrics);
-        let best = state.finish_epoch(metrics);
+        let held_out = data.held_out.as_ref().map_or(0, ImageSet::len);
+        let best = state.finish_epoch(metrics, held_out);
         save(&candidate, &identity, folder, &state, best)?;
     }
     Ok(Outcome {

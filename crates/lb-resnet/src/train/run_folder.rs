@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `config.json` | resolved configuration, data, versions, machine |
 //! | `metrics.jsonl` | one line an epoch |
-//! | `last.safetensors`, `best.safetensors` | checkpoints; best by held-out accuracy |
+//! | `last.safetensors`, `best.safetensors` | checkpoints: of the last epoch, and of the one that held-out images choose ([`chosen`](super::chosen)) |
 //! | `state.safetensors` | everything `--resume` needs |
 
 use std::path::{Path, PathBuf};
@@ -55,7 +55,7 @@ impl RunFolder {
         &self.0
     }
 
-    /// The checkpoint with the best held-out accuracy.
+    /// The checkpoint of the epoch that held-out images choose ([`chosen`](super::chosen)).
     pub fn best(&self) -> PathBuf {
         self.0.join("best.safetensors")
     }

@@ -9,7 +9,7 @@ use burn::tensor::{Bytes, Device};
 use lb_format::NetworkInfo;
 use serde::{Deserialize, Serialize};
 
-use super::{EpochMetrics, TrainConfig};
+use super::{EpochMetrics, TrainConfig, chosen};
 use crate::ResnetError;
 use crate::checkpoint::arch_of;
 use crate::model::FloatNet;
@@ -119,17 +119,16 @@ impl State {
         self.average.as_ref().unwrap_or(&self.net).valid()
     }
 
-    /// Moves to the next epoch; whether the finished one is the best so far.
-    pub(super) fn finish_epoch(&mut self, metrics: EpochMetrics) -> bool {
-        // Without held-out images the last epoch counts as the best: nothing else may judge.
-        let score = |m: &EpochMetrics| m.held_out_accuracy.unwrap_or(m.epoch as f64);
-        let best = self.history.iter().all(|m| score(m) < score(&metrics));
+    /// Moves to the next epoch; whether the finished one is the one to keep so far, of those that
+    /// `held_out` images judged.
+    pub(super) fn finish_epoch(&mut self, metrics: EpochMetrics, held_out: usize) -> bool {
+        let epoch = metrics.epoch;
         self.history.push(metrics);
         self.position = Position {
             epoch: self.position.epoch + 1,
             ..Position::default()
         };
-        best
+        chosen(&self.history, held_out).is_some_and(|m| m.epoch == epoch)
     }
 }
 

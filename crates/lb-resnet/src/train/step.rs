@@ -1,5 +1,7 @@
 //! One step of stochastic gradient descent.
 
+use burn::tensor::Tensor;
+
 use super::pass::{Pass, Score};
 use super::state::State;
 use super::{TrainConfig, ema, learning_rate};
@@ -45,16 +47,25 @@ impl<'a> Stepper<'a> {
 
     /// Reads the losses that are still on the device.
     pub(super) fn flush(&mut self, state: &mut State) -> Result<(), ResnetError> {
-        let read = |e: &dyn std::fmt::Display| ResnetError::Device(e.to_string());
-        for Score { loss, right } in self.unread.drain(..) {
-            let loss = loss.try_into_scalar::<f32>().map_err(|e| read(&e))?;
+        if self.unread.is_empty() {
+            return Ok(());
+        }
+        let failed = |e: &dyn std::fmt::Display| ResnetError::Device(e.to_string());
+        // In two transfers, not two a step.
+        let (losses, rights) = self.unread.drain(..).map(|s| (s.loss, s.right)).unzip();
+        let losses: Vec<f32> = Tensor::cat(losses, 0)
+            .try_into_vec_as()
+            .map_err(|e| failed(&e))?;
+        let rights: Vec<i64> = Tensor::cat(rights, 0)
+            .try_into_vec_as()
+            .map_err(|e| failed(&e))?;
+        for (loss, right) in losses.into_iter().zip(rights) {
             if !loss.is_finite() {
                 return Err(ResnetError::Invalid(format!(
                     "the loss became {loss} in epoch {}: use a smaller --lr",
                     state.position.epoch + 1
                 )));
             }
-            let right = right.try_into_scalar::<i64>().map_err(|e| read(&e))?;
             state.position.loss_sum += f64::from(loss);
             state.position.right += right as u64;
             state.position.read_steps += 1;
