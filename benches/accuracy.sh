@@ -61,9 +61,10 @@ for line in "${lines[@]}"; do
   if [ "$method" != finetune ] || ! ls "$kept"/*.lbq >/dev/null 2>&1; then
     rm -rf "$kept"
     # Options may name other images to calibrate on.
-    if [[ $more != *--data* ]]; then more="--data $data $more"; fi
+    images=(--data "$data")
+    if [[ $more == *--data* ]]; then images=(); fi
     # shellcheck disable=SC2086
-    json=$(measured "$lb" calibrate --model "$model" --bits "$widths" --edge-bits "$edge" \
+    json=$(measured "$lb" calibrate --model "$model" "${images[@]}" --bits "$widths" --edge-bits "$edge" \
       --method "$calibrated" --seed "$seed" --out "$kept" --json $more)
   fi
   file=$(ls "$kept"/*.lbq)

@@ -3,11 +3,10 @@
 
 use std::sync::Arc;
 
-use burn::data::dataloader::DataLoaderBuilder;
 use burn::tensor::Device;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use lb_data::AugmentConfig;
-use lb_resnet::batch::{Epoch, NormalizedBatcher};
+use lb_resnet::batch::{Epochs, NormalizedBatcher};
 use lb_resnet::checkpoint::normalization;
 
 const IMAGES: usize = 4096;
@@ -27,12 +26,9 @@ fn load(c: &mut Criterion) {
     ] {
         group.bench_function(name, |b| {
             b.iter(|| {
-                let epoch = Epoch::new(set.clone(), augment.clone(), 0, 0, 0..IMAGES);
-                let loader = DataLoaderBuilder::new(batcher.clone())
-                    .batch_size(BATCH)
-                    .num_workers(1)
-                    .set_device(Device::flex())
-                    .build(epoch);
+                let batches = 0..IMAGES / BATCH;
+                let epoch = Epochs::new(set.clone(), augment.clone(), 0, BATCH, batches);
+                let loader = batcher.clone().loader(epoch, BATCH, &Device::flex());
                 let batches = loader.iter().filter(Result::is_ok).count();
                 assert_eq!(batches, IMAGES / BATCH);
             });

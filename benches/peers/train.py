@@ -4,7 +4,8 @@
     python train.py --device cuda --batch 128,512,1024    # PyTorch alone, on a GPU; `lb train` prints its own
 
 On the CPU every round measures PyTorch, channels-last and channels-first, and then the criterion benchmark's step. On
-a GPU the images lie there already, products are in TF32 as in `lb`, and `bf16` is PyTorch's autocast.
+a GPU the images lie there already (`lb train` loads, augments and moves them), products are in TF32, and `bf16` is
+PyTorch's autocast.
 """
 
 import argparse
@@ -32,7 +33,7 @@ def pytorch(layout, seconds, batch=128, device="cpu", network="resnet20", bf16=F
         if steps == 0:
             wait(device)
             start = time.perf_counter()
-        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bf16):
             loss = torch.nn.functional.cross_entropy(net(x), labels)
         sgd.zero_grad()
         loss.backward()
@@ -47,7 +48,7 @@ def pytorch(layout, seconds, batch=128, device="cpu", network="resnet20", bf16=F
 
 def wait(device):
     if device != "cpu":
-        torch.cuda.synchronize()
+        torch.cuda.synchronize(device)
 
 
 def on_gpu(device, batches, seconds, network):
@@ -81,7 +82,7 @@ def main():
     parser.add_argument("--bench", help="the benchmark's binary, on the CPU")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", default="128", help="on a GPU, e.g. 128,512")
-    parser.add_argument("--network", default="resnet20", choices=NETWORKS)
+    parser.add_argument("--network", default="resnet20", choices=NETWORKS, help="on a GPU")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=4.0)

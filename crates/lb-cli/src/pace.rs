@@ -24,13 +24,22 @@ impl Pace {
 
     /// Counts a step; steps a second, if a line is due.
     pub fn step(&mut self) -> Option<f64> {
+        self.step_at(Instant::now())
+    }
+
+    /// Forgets the steps so far: something else took time.
+    pub fn restart(&mut self) {
+        *self = Self::new(self.every);
+    }
+
+    fn step_at(&mut self, now: Instant) -> Option<f64> {
         self.steps += 1;
-        let elapsed = self.since.elapsed();
+        let elapsed = now.duration_since(self.since);
         if elapsed < self.every {
             return None;
         }
         let rate = self.steps as f64 / elapsed.as_secs_f64();
-        *self = Self::new(self.every);
+        (self.since, self.steps) = (now, 0);
         Some(rate)
     }
 }
@@ -41,15 +50,23 @@ mod tests {
 
     #[test]
     fn every_line_tells_its_own_pace() {
-        let mut pace = Pace::new(Duration::from_millis(20));
-        assert_eq!(pace.step(), None);
-        std::thread::sleep(Duration::from_millis(40));
-        // Two steps in 40 ms or more.
-        let slow = pace.step().unwrap();
-        assert!(slow > 0.0 && slow <= 50.0, "{slow}");
-        std::thread::sleep(Duration::from_millis(40));
-        // And one in as long: the mean of all three would be above 25.
-        let slower = pace.step().unwrap();
-        assert!(slower > 0.0 && slower <= 25.0, "{slower}");
+        let mut pace = Pace::new(Duration::from_secs(10));
+        let start = pace.since;
+        let mut after = |seconds| pace.step_at(start + Duration::from_secs(seconds));
+        assert_eq!(after(9), None);
+        assert_eq!(after(20), Some(2.0 / 20.0));
+        assert_eq!(after(25), None);
+        assert_eq!(after(28), None);
+        assert_eq!(after(30), Some(3.0 / 10.0));
+    }
+
+    #[test]
+    fn what_is_not_a_step_does_not_count() {
+        let mut pace = Pace::new(Duration::from_secs(10));
+        let start = pace.since;
+        assert_eq!(pace.step_at(start + Duration::from_secs(1)), None);
+        pace.restart();
+        let start = pace.since;
+        assert_eq!(pace.step_at(start + Duration::from_secs(10)), Some(0.1));
     }
 }

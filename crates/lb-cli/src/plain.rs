@@ -48,6 +48,7 @@ impl Monitor for Plain {
 
     fn epoch(&mut self, m: &EpochMetrics) {
         println!("{}", epoch_line(m, self.epochs));
+        self.pace.restart();
     }
 
     fn evaluating(&mut self, _: usize) -> bool {

@@ -1,7 +1,7 @@
 //! Images on a device, in batches.
 
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use burn::data::dataloader::batcher::Batcher;
 use burn::data::dataloader::{DataLoader, DataLoaderBuilder};
@@ -30,63 +30,97 @@ pub struct Sample {
     pub label: u16,
 }
 
-/// One epoch of training: the images in a random order, augmented.
+/// Epoch after epoch: the images in a random order, another one each time, augmented.
 ///
-/// Order and augmentation are functions of (seed, epoch, image) alone, so an epoch can be entered
-/// anywhere and gives the same batches again.
-pub struct Epoch {
+/// Order and augmentation are functions of (seed, epoch, image) alone, so training can be entered
+/// anywhere and sees the same batches again. A last batch of another size would weigh its images
+/// more; it is left out.
+pub struct Epochs {
     set: Arc<ImageSet>,
-    order: Vec<usize>,
     augment: AugmentConfig,
     seed: u64,
-    epoch: u64,
+    batch: usize,
+    /// Counted over all epochs.
+    batches: Range<usize>,
+    /// Which images of every batch.
+    part: Range<usize>,
+    /// That of the epoch that was read last.
+    order: Mutex<Option<(usize, Arc<[usize]>)>>,
 }
 
-impl Epoch {
-    /// The part `range` of epoch number `epoch`.
+impl Epochs {
+    /// The `batches` of `batch` images, counted from the first of the first epoch.
+    ///
+    /// # Panics
+    /// If the images do not fill one batch.
     pub fn new(
         set: Arc<ImageSet>,
         augment: AugmentConfig,
         seed: u64,
-        epoch: u64,
-        range: Range<usize>,
+        batch: usize,
+        batches: Range<usize>,
     ) -> Self {
-        let mut order: Vec<usize> = (0..set.len()).collect();
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        // Every epoch has a stream of its own.
-        rng.set_stream(epoch + 1);
-        order.shuffle(&mut rng);
-        let end = range.end.min(order.len());
-        let order = order[range.start.min(end)..end].to_vec();
+        assert!(
+            (1..=set.len()).contains(&batch),
+            "{} images in batches of {batch}",
+            set.len()
+        );
         Self {
             set,
-            order,
             augment,
             seed,
-            epoch,
+            batch,
+            batches,
+            part: 0..batch,
+            order: Mutex::new(None),
         }
     }
-}
 
-impl Epoch {
-    /// Images `part` of every whole batch of `batch`.
-    pub fn part(&self, batch: usize, part: Range<usize>) -> Self {
-        let batches = self.order.chunks_exact(batch);
+    /// Images `part` of every batch.
+    pub fn part(&self, part: Range<usize>) -> Self {
         Self {
             set: self.set.clone(),
-            order: batches.flat_map(|b| &b[part.clone()]).copied().collect(),
             augment: self.augment.clone(),
+            batches: self.batches.clone(),
+            part,
+            order: Mutex::new(None),
             ..*self
         }
     }
+
+    /// Epoch, and image of the set, of item `i`.
+    fn locate(&self, i: usize) -> (usize, usize) {
+        let (batch, at) = (i / self.part.len(), i % self.part.len());
+        let (batch, per_epoch) = (self.batches.start + batch, self.set.len() / self.batch);
+        let epoch = batch / per_epoch;
+        let place = batch % per_epoch * self.batch + self.part.start + at;
+        (epoch, self.order(epoch)[place])
+    }
+
+    fn order(&self, epoch: usize) -> Arc<[usize]> {
+        let mut last = self.order.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*last {
+            Some((of, order)) if *of == epoch => order.clone(),
+            _ => {
+                let mut order: Vec<usize> = (0..self.set.len()).collect();
+                let mut rng = ChaCha8Rng::seed_from_u64(self.seed);
+                // Every epoch has a stream of its own.
+                rng.set_stream(epoch as u64 + 1);
+                order.shuffle(&mut rng);
+                let order: Arc<[usize]> = order.into();
+                *last = Some((epoch, order.clone()));
+                order
+            }
+        }
+    }
 }
 
-impl Dataset<Sample> for Epoch {
+impl Dataset<Sample> for Epochs {
     fn get(&self, i: usize) -> Result<Sample, DatasetError> {
-        let index = self.order[i];
+        let (epoch, index) = self.locate(i);
         let key = AugmentKey {
             seed: self.seed,
-            epoch: self.epoch,
+            epoch: epoch as u64,
             index: index as u64,
         };
         let mut pixels = vec![0; self.set.image_bytes()];
@@ -100,7 +134,7 @@ impl Dataset<Sample> for Epoch {
     }
 
     fn len(&self) -> usize {
-        self.order.len()
+        self.batches.len() * self.part.len()
     }
 }
 
@@ -129,14 +163,21 @@ impl Batcher<Sample, Batch> for NormalizedBatcher {
 }
 
 impl NormalizedBatcher {
-    /// The images of `epoch` in their order, `batch` at a time, prepared while the device is busy.
-    pub fn loader(self, epoch: Epoch, batch: usize, device: &Device) -> Arc<dyn DataLoader<Batch>> {
+    /// The images of `epochs` in their order, `batch` at a time, prepared while the device is busy.
+    ///
+    /// One for a whole run: a thread that puts images on a GPU leaves its memory there.
+    pub fn loader(
+        self,
+        epochs: Epochs,
+        batch: usize,
+        device: &Device,
+    ) -> Arc<dyn DataLoader<Batch>> {
         // One worker keeps the batches in order.
         DataLoaderBuilder::new(self)
             .batch_size(batch)
             .num_workers(1)
             .set_device(device.clone())
-            .build(epoch)
+            .build(epochs)
     }
 }
 
@@ -173,21 +214,25 @@ mod tests {
         Arc::new(ImageSet::new(pixels, labels, names, (2, 2), "made up".into()).unwrap())
     }
 
+    fn epochs(batches: Range<usize>) -> Epochs {
+        Epochs::new(set(), AugmentConfig::default(), 7, 8, batches)
+    }
+
     #[test]
-    fn an_epoch_can_be_entered_anywhere() {
-        let whole = Epoch::new(set(), AugmentConfig::default(), 7, 3, 0..50);
-        let rest = Epoch::new(set(), AugmentConfig::default(), 7, 3, 16..50);
-        assert_eq!(rest.len(), 34);
+    fn training_can_be_entered_anywhere() {
+        // Six batches of 8 are an epoch of 50 images.
+        let (whole, rest) = (epochs(0..15), epochs(4..15));
+        assert_eq!((whole.len(), rest.len()), (120, 88));
         for i in 0..rest.len() {
-            let (a, b) = (whole.get(i + 16).unwrap(), rest.get(i).unwrap());
+            let (a, b) = (whole.get(i + 32).unwrap(), rest.get(i).unwrap());
             assert_eq!((a.pixels, a.label), (b.pixels, b.label));
         }
     }
 
     #[test]
     fn parts_make_up_the_batches() {
-        let whole = Epoch::new(set(), AugmentConfig::default(), 7, 3, 0..50);
-        let parts = [0..4, 4..8].map(|part| whole.part(8, part));
+        let whole = epochs(3..9);
+        let parts = [0..4, 4..8].map(|part| whole.part(part));
         assert_eq!(parts.each_ref().map(Dataset::len), [24, 24]);
         for i in 0..48 {
             let (batch, at) = (i / 8, i % 8);
@@ -198,11 +243,23 @@ mod tests {
 
     #[test]
     fn epochs_are_different_permutations() {
-        let order = |epoch| Epoch::new(set(), AugmentConfig::none(), 7, epoch, 0..50).order;
+        let all = epochs(0..12);
+        let order = |epoch: usize| -> Vec<usize> {
+            let places = epoch * 48..(epoch + 1) * 48;
+            places
+                .map(|i| all.locate(i))
+                .map(|(e, image)| {
+                    assert_eq!(e, epoch);
+                    image
+                })
+                .collect()
+        };
         let (mut a, b) = (order(0), order(1));
         assert_ne!(a, b);
+        assert_eq!(a, order(0));
         a.sort_unstable();
-        assert_eq!(a, (0..50).collect::<Vec<_>>());
+        a.dedup();
+        assert_eq!(a.len(), 48);
     }
 
     #[test]

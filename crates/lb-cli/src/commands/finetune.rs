@@ -193,6 +193,7 @@ impl FinetuneMonitor for Progress {
 
     fn evaluated(&mut self, evaluation: &Evaluation) {
         self.bar.suspend(|| println!("{}", line(evaluation)));
+        self.pace.restart();
     }
 
     fn evaluating(&mut self, _: usize) -> bool {

@@ -39,8 +39,11 @@ pub fn run(args: &TrainArgs) -> Result<()> {
     eprintln!("reading {}", source.describe());
     let all = source.load(Split::Train)?;
     let (mut kept, held_out) = all.split_held_out(args.held_out, args.seed)?;
+    let mut trained_on = source.describe();
     for spec in &args.also {
-        kept = kept.and(&lb_data::load(spec, Split::Train)?)?;
+        let more = DataSource::open(spec)?;
+        trained_on = format!("{trained_on} and {}", more.describe());
+        kept = kept.and(&more.load(Split::Train)?)?;
     }
     let data = TrainData {
         train: Arc::new(kept),
@@ -57,14 +60,13 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         classes: all.class_names().to_vec(),
         mean: normalization.mean,
         std: normalization.std,
-        trained_on: source.describe(),
+        trained_on,
     };
     folder.save_config(&serde_json::json!({
         "lb": env!("CARGO_PKG_VERSION"),
         "network": info,
         "training": config,
         "data": all.source(),
-        "also": args.also,
         "held_out": args.held_out,
         "backend": format!("{:?}", args.device.backend).to_lowercase(),
         "device": backend::describe(&devices[0]),

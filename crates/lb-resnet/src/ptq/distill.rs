@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 use super::learn::{finish, learn};
 use super::mixup::mixup;
 use crate::ResnetError;
-use crate::batch::{Epoch, NormalizedBatcher};
+use crate::batch::{Epochs, NormalizedBatcher};
 use crate::model::{FoldedNet, LearnedNet, QuantNet, Seen};
 
 /// How a network is tuned.
@@ -209,11 +209,6 @@ impl<'a> Distillation<'a> {
         self.step
     }
 
-    /// Steps that make one pass over the images.
-    pub fn steps_per_epoch(&self) -> usize {
-        self.set.len() / self.config.batch
-    }
-
     /// Trains until all steps are done or `go_on` says no; whether all were done.
     ///
     /// # Errors
@@ -222,43 +217,37 @@ impl<'a> Distillation<'a> {
         &mut self,
         go_on: &mut dyn FnMut(&DistillProgress) -> bool,
     ) -> Result<bool, ResnetError> {
-        let steps = self.steps_per_epoch();
         let batcher = NormalizedBatcher {
             normalization: self.normalization,
             size: (self.set.height(), self.set.width()),
         };
-        while self.step < self.config.steps {
-            let before = self.step;
-            let (epoch, from) = (before / steps, before % steps);
-            let to = steps.min(from + self.config.steps - before);
-            let images = Epoch::new(
-                self.set.clone(),
-                self.config.augment.clone(),
-                self.config.seed,
-                epoch as u64,
-                from * self.config.batch..to * self.config.batch,
-            );
-            let loader = (batcher.clone()).loader(images, self.config.batch, self.device);
-            for batch in loader.iter() {
-                let mut images = (batch.map_err(|e| ResnetError::Device(e.to_string()))?).images;
-                if self.config.mixup {
-                    images = mixup(images, self.config.seed, self.step);
-                }
-                self.descend(images)?;
-                let progress = DistillProgress {
-                    step: self.step,
-                    steps: self.config.steps,
-                    loss: self.loss,
-                };
-                if !go_on(&progress) {
-                    return Ok(self.step == self.config.steps);
-                }
+        let images = Epochs::new(
+            self.set.clone(),
+            self.config.augment.clone(),
+            self.config.seed,
+            self.config.batch,
+            self.step..self.config.steps,
+        );
+        let loader = batcher.loader(images, self.config.batch, self.device);
+        for batch in loader.iter() {
+            let mut images = (batch.map_err(|e| ResnetError::Device(e.to_string()))?).images;
+            if self.config.mixup {
+                images = mixup(images, self.config.seed, self.step);
             }
-            // A loader that died looks like one at its end.
-            if self.step == before {
-                let problem = format!("no images came in step {before}");
-                return Err(ResnetError::Device(problem));
+            self.descend(images)?;
+            let progress = DistillProgress {
+                step: self.step,
+                steps: self.config.steps,
+                loss: self.loss,
+            };
+            if !go_on(&progress) {
+                return Ok(self.step == self.config.steps);
             }
+        }
+        // A loader that died looks like one at its end.
+        if self.step < self.config.steps {
+            let problem = format!("images ended after step {}", self.step);
+            return Err(ResnetError::Device(problem));
         }
         Ok(true)
     }

@@ -25,7 +25,7 @@ pub use schedule::learning_rate;
 pub use select::chosen;
 
 use crate::ResnetError;
-use crate::batch::{Epoch, NormalizedBatcher};
+use crate::batch::{Epochs, NormalizedBatcher};
 use crate::checkpoint::{Checkpoint, normalization};
 use crate::eval::evaluate;
 use crate::model::FloatNet;
@@ -135,26 +135,31 @@ pub fn train(
         normalization,
         size: (data.train.height(), data.train.width()),
     };
+    let images = Epochs::new(
+        data.train.clone(),
+        config.augment.clone(),
+        config.seed,
+        config.batch,
+        state.position.epoch * steps + state.position.step..config.epochs * steps,
+    );
+    let loaders: Vec<_> = (autodiff.iter().enumerate())
+        .map(|(i, device)| {
+            let images = images.part(i * part..(i + 1) * part);
+            batcher.clone().loader(images, part, device)
+        })
+        .collect();
+    let mut over = passes.over(&loaders);
     let mut saved = Instant::now();
     while state.position.epoch < config.epochs {
         let epoch = state.position.epoch;
-        // A last batch of another size would weigh its images more; it is left out.
-        let images = Epoch::new(
-            data.train.clone(),
-            config.augment.clone(),
-            config.seed,
-            epoch as u64,
-            state.position.step * config.batch..steps * config.batch,
-        );
-        let loaders: Vec<_> = (autodiff.iter().enumerate())
-            .map(|(i, device)| {
-                let images = images.part(config.batch, i * part..(i + 1) * part);
-                batcher.clone().loader(images, part, device)
-            })
-            .collect();
-        let mut over = passes.over(&loaders);
         let mut stepper = Stepper::new(config, steps);
-        while let Some(pass) = over.next(&state.net) {
+        while state.position.step < steps {
+            let Some(pass) = over.next(&state.net) else {
+                return Err(ResnetError::Device(format!(
+                    "images ended after step {} of {steps}",
+                    state.position.step
+                )));
+            };
             let learning_rate = stepper.step(&mut state, pass?)?;
             let running = &state.position;
             let go_on = monitor.step(&Progress {
@@ -178,12 +183,6 @@ pub fn train(
             }
         }
         stepper.flush(&mut state)?;
-        if state.position.step < steps {
-            return Err(ResnetError::Device(format!(
-                "images ended after step {} of {steps}",
-                state.position.step
-            )));
-        }
         let candidate = state.evaluation_net().to_device(&devices[0]);
         let held_out_accuracy = match &data.held_out {
             None => None,

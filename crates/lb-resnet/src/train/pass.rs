@@ -243,7 +243,7 @@ impl DataLoaderIterator<Part> for PartIterator<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::batch::{Epoch, NormalizedBatcher};
+    use crate::batch::{Epochs, NormalizedBatcher};
     use crate::model::Shortcut;
     use burn::data::dataloader::DataLoaderBuilder;
     use lb_data::{AugmentConfig, DataSource, Normalization, Split, SyntheticConfig};
@@ -261,9 +261,9 @@ mod tests {
             normalization: Normalization::CIFAR10,
             size: (set.height(), set.width()),
         };
-        let epoch = Epoch::new(set, AugmentConfig::none(), 0, 0, 0..8);
+        let epoch = Epochs::new(set, AugmentConfig::none(), 0, 8, 0..1);
         let repeated = burn::data::dataset::transform::ComposedDataset::new(
-            (0..copies).map(|_| epoch.part(8, 0..8)).collect(),
+            (0..copies).map(|_| epoch.part(0..8)).collect(),
         );
         DataLoaderBuilder::new(batcher)
             .batch_size(8 * copies)

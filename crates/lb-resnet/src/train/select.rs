@@ -73,9 +73,7 @@ mod tests {
                 })
                 .collect();
             let all = history(&accuracies);
-            let written = (1..=all.len())
-                .filter(|&n| chosen(&all[..n], 50).unwrap().epoch == n)
-                .next_back();
+            let written = (1..=all.len()).rfind(|&n| chosen(&all[..n], 50).unwrap().epoch == n);
             assert_eq!(written, Some(chosen(&all, 50).unwrap().epoch));
         }
     }
