@@ -374,6 +374,9 @@ pub struct FinetuneArgs {
     /// Softens the classes that the float network teaches
     #[arg(long, default_value_t = 2.0)]
     pub temperature: f32,
+    /// Weight of the residual stream's error beside the classes'
+    #[arg(long, default_value_t = 0.05)]
+    pub features: f32,
     /// Tune on images as they are: no crop, no flip
     #[arg(long)]
     pub no_augment: bool,

@@ -31,6 +31,11 @@ pub fn run(args: &FinetuneArgs) -> Result<()> {
         args.temperature
     );
     ensure!(
+        (0.0..=1e3).contains(&args.features),
+        "--features is {}, expected 0 to 1000",
+        args.features
+    );
+    ensure!(
         (1e-6..=1.0).contains(&args.lr),
         "--lr is {}, expected 0.000001 to 1",
         args.lr
@@ -83,6 +88,7 @@ pub fn run(args: &FinetuneArgs) -> Result<()> {
             batch: args.batch,
             learning_rate: args.lr,
             temperature: args.temperature,
+            features: args.features,
             augment: match args.no_augment {
                 true => AugmentConfig::none(),
                 false => AugmentConfig::default(),
