@@ -57,7 +57,7 @@ impl DistillConfig {
             steps,
             batch: 64,
             learning_rate: 3e-2,
-            features: 0.5,
+            features: 0.05,
             temperature: 2.0,
             augment: AugmentConfig::default(),
             mixup: false,
@@ -70,6 +70,8 @@ impl DistillConfig {
         let default = Self::new(CALIBRATION_STEPS, seed);
         Self {
             batch: default.batch.min(images),
+            // The default was chosen on many images; on few it has not been tried.
+            features: 0.5,
             mixup: true,
             ..default
         }
