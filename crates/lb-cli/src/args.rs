@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use lb_format::BitWidth;
 use lb_nn::learned::Rounding;
 use lb_resnet::model::{Arch, Shortcut};
-use lb_resnet::ptq::{LevelSet, Method, Widths};
+use lb_resnet::ptq::{LevelSet, Method, Widths, default_residual_bits};
 
 use crate::backend::Backend;
 use crate::units::{Points, Size, Time};
@@ -240,9 +240,10 @@ pub struct CalibrateArgs {
     /// [default: 8; for a target `same`, so that they compete]
     #[arg(long, value_parser = floor)]
     pub edge_bits: Option<Floor>,
-    /// Least bits of the residual stream; or `same`
-    #[arg(long, default_value = "same", value_parser = floor)]
-    pub residual_bits: Floor,
+    /// Least bits of the residual stream; or `same` [default: 8 beside activations of 1 bit, else
+    /// `same`]
+    #[arg(long, value_parser = floor)]
+    pub residual_bits: Option<Floor>,
     /// minmax, moving-average, percentile, mse, kl; affine (mse, then mean and deviation of every
     /// channel corrected), gptq (the same, weights rounded so that their errors cancel), brecq (then
     /// blocks reconstructed), brecq+kl (then tuned end to end); or the predecessor's lbtorch
@@ -309,6 +310,15 @@ impl CalibrateArgs {
         match self.edge_bits {
             Some(Floor(typed)) => typed,
             None => (!self.has_targets()).then_some(BitWidth::EIGHT),
+        }
+    }
+
+    /// Least bits of the residual stream beside such activations, as typed or the default; `None`:
+    /// as all others.
+    pub fn residual(&self, activations: BitWidth) -> Option<BitWidth> {
+        match self.residual_bits {
+            Some(Floor(typed)) => typed,
+            None => default_residual_bits(activations),
         }
     }
 }

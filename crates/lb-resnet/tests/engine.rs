@@ -71,10 +71,12 @@ fn random_networks_give_the_same_codes() {
             edge_bits: None,
             ..options(bits)
         }));
-        cases.push(Options {
-            residual_bits: Some(BitWidth::EIGHT),
-            ..options("w2a4")
-        });
+        for (bits, residual_bits) in [("w2a4", Some(BitWidth::EIGHT)), ("1", None)] {
+            cases.push(Options {
+                residual_bits,
+                ..options(bits)
+            });
+        }
         // Levels as they are, and with the edges' as well.
         cases.extend(["2", "3", "4", "5", "6"].map(|bits| Options {
             levels: LevelSet::Apot,

@@ -12,7 +12,7 @@ use anyhow::Result;
 use lb_data::Split;
 use lb_resnet::assign::activations_read;
 use lb_resnet::divergence::{Divergence, Reference};
-use lb_resnet::ptq::{self, Assignment, Method, Options};
+use lb_resnet::ptq::{self, Assignment, Method, Options, Widths};
 use lb_resnet::report::{self, LayerReport};
 
 use self::target::{Met, Search, Target};
@@ -219,10 +219,10 @@ fn wanted(args: &CalibrateArgs) -> Vec<Wanted> {
 
 /// One width for all, each of those asked for.
 fn of_widths(args: &CalibrateArgs) -> Vec<Options> {
-    let options = |widths| Options {
+    let options = |widths: Widths| Options {
         widths,
         edge_bits: args.edges(),
-        residual_bits: args.residual_bits.0,
+        residual_bits: args.residual(widths.activations),
         method: args.method.unwrap_or(Method::default_for(widths)),
         bias_correction: args.bias_correction,
         levels: args.levels,

@@ -5,18 +5,20 @@
 //! p = softmax(float logits / T)      q = softmax(quantized logits / T)
 //! ```
 //!
-//! with x the residual stream after each block of the float network and x̂ of the quantized one
-//!
+//! with x the residual stream after each block of the float network and x̂ of the quantized one, over
+//! the images that pass at once: on the CPU a part of the batch on each core
 //! (Hinton et al. 2015, arXiv 1503.02531; Romero et al. 2015, arXiv 1412.6550), with gradients through every quantizer: weights
 //! straight through from their latent codes, activation steps as in LSQ.
 
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use burn::module::Module;
-use burn::optim::{AdamConfig, GradientsParams, ModuleOptimizer};
+use burn::optim::{AdamConfig, GradientsAccumulator, GradientsParams, ModuleOptimizer};
 use burn::store::ModuleRecord;
 use burn::tensor::{Bytes, Device, Tensor, activation};
 use lb_core::distance;
+use lb_core::lanes::Lanes;
 use lb_data::{AugmentConfig, ImageSet, Normalization};
 use lb_nn::learned::{Dropping, Learning, Rounding};
 use serde::{Deserialize, Serialize};
@@ -24,7 +26,7 @@ use serde::{Deserialize, Serialize};
 use super::learn::{finish, learn};
 use super::mixup::mixup;
 use crate::ResnetError;
-use crate::batch::{Epochs, NormalizedBatcher};
+use crate::batch::{Epochs, NormalizedBatcher, spans};
 use crate::model::{FoldedNet, LearnedNet, QuantNet, Seen};
 
 /// How a network is tuned.
@@ -108,6 +110,10 @@ const RELATIVE_RATE: f32 = 1.0 / 30.0;
 /// Part of the steps over which the learning rate rises.
 const WARM_UP: f64 = 0.05;
 
+/// Images that pass at once on the CPU. Fixed, so that sums have the same order on every number of
+/// threads.
+const PART: usize = 16;
+
 /// Steps between reading losses from the device.
 const READ_EVERY: usize = 10;
 
@@ -120,6 +126,8 @@ pub struct Distillation<'a> {
     device: &'a Device,
     student: LearnedNet,
     adam: ModuleOptimizer,
+    /// Where parts of a batch pass side by side; `None`: batches pass whole.
+    lanes: Option<Lanes>,
     step: usize,
     loss: f64,
 }
@@ -161,6 +169,8 @@ impl<'a> Distillation<'a> {
             relative_rate: RELATIVE_RATE,
         };
         let student = learn(start, teacher, learning, &dropping, device)?;
+        let parts = NonZeroUsize::MIN.saturating_add(config.batch.saturating_sub(1) / PART);
+        let lanes = Lanes::of_device(device, parts);
         Ok(Self {
             teacher,
             set,
@@ -169,6 +179,7 @@ impl<'a> Distillation<'a> {
             student: student.set_require_grad(true).train(),
             device,
             adam: AdamConfig::new().init(),
+            lanes: lanes.map_err(|e| ResnetError::Device(e.to_string()))?,
             step: 0,
             loss: f64::NAN,
         })
@@ -256,10 +267,79 @@ impl<'a> Distillation<'a> {
 
     /// One step of gradient descent.
     fn descend(&mut self, images: Tensor<4>) -> Result<(), ResnetError> {
+        let parts = self.parts(images);
+        let config = self.config;
+        let passed = match &self.lanes {
+            Some(lanes) => lanes.map(parts, |part| part.pass(config)),
+            None => parts.into_iter().map(|part| part.pass(config)).collect(),
+        };
+        let read = self.step.is_multiple_of(READ_EVERY);
+        let mut sum = 0.0;
+        let mut gradients = GradientsAccumulator::new();
+        for (part, loss) in passed {
+            gradients.accumulate(&self.student, part);
+            if read {
+                let loss = loss.try_into_scalar::<f32>();
+                sum += f64::from(loss.map_err(|e| ResnetError::Device(e.to_string()))?);
+            }
+        }
+        if read {
+            self.loss = sum;
+            if !sum.is_finite() {
+                return Err(ResnetError::Invalid(format!(
+                    "the loss became {sum} in step {}: use a smaller learning rate",
+                    self.step
+                )));
+            }
+        }
+        let rate = self.config.rate(self.step);
+        self.student = (self.adam).step(rate, self.student.clone(), gradients.grads());
+        self.step += 1;
+        Ok(())
+    }
+
+    /// What passes at once: [`PART`] images on the CPU, elsewhere all.
+    fn parts(&self, images: Tensor<4>) -> Vec<Part> {
+        let n = images.dims()[0];
+        let size = if self.lanes.is_some() { PART } else { n };
+        let part = |(from, size): (usize, usize)| Part {
+            // Graphs that shared parameters would wait for each other.
+            student: match size == n {
+                true => self.student.clone(),
+                false => self.student.clone().fork(self.device),
+            },
+            teacher: self.teacher.clone(),
+            images: images.clone().narrow(0, from, size),
+            share: size as f32 / n as f32,
+        };
+        spans(n, size).map(part).collect()
+    }
+
+    /// The quantized network as tuned so far.
+    ///
+    /// # Errors
+    /// If a parameter diverged.
+    pub fn finish(&self) -> Result<QuantNet, ResnetError> {
+        finish(self.student.valid())
+    }
+}
+
+/// Part of a batch, and networks of its own.
+struct Part {
+    student: LearnedNet,
+    teacher: FoldedNet,
+    images: Tensor<4>,
+    /// Of the batch, in 0..=1.
+    share: f32,
+}
+
+impl Part {
+    /// Its share of the loss, and of the gradients.
+    fn pass(self, config: &DistillConfig) -> (GradientsParams, Tensor<1>) {
         let mut streams = Vec::new();
         let expected = self
             .teacher
-            .forward_traced(images.clone(), &mut |seen, name, x| {
+            .forward_traced(self.images.clone(), &mut |seen, name, x| {
                 if seen == Seen::ActOutput && is_stream(name) {
                     streams.push(x.clone());
                 }
@@ -269,7 +349,7 @@ impl<'a> Distillation<'a> {
         let mut features: Option<Tensor<1>> = None;
         let logits = self
             .student
-            .forward_traced(images.autodiff(), &mut |seen, name, x| {
+            .forward_traced(self.images.autodiff(), &mut |seen, name, x| {
                 if seen == Seen::ActOutput
                     && is_stream(name)
                     && let Some(expected) = streams.next()
@@ -282,35 +362,14 @@ impl<'a> Distillation<'a> {
                 }
                 x
             });
-        let mut loss = divergence(expected.autodiff(), logits, self.config.temperature);
+        let mut loss = divergence(expected.autodiff(), logits, config.temperature);
         if let Some(features) = features {
-            loss = loss + features * self.config.features;
+            loss = loss + features * config.features;
         }
-        if self.step.is_multiple_of(READ_EVERY) {
-            let value = loss.clone().try_into_scalar::<f32>();
-            self.loss = value
-                .map_err(|e| ResnetError::Device(e.to_string()))?
-                .into();
-            if !self.loss.is_finite() {
-                return Err(ResnetError::Invalid(format!(
-                    "the loss became {} in step {}: use a smaller learning rate",
-                    self.loss, self.step
-                )));
-            }
-        }
+        let loss = loss * self.share;
+        let value = loss.clone().detach();
         let gradients = GradientsParams::from_grads(loss.backward(), &self.student);
-        let rate = self.config.rate(self.step);
-        self.student = self.adam.step(rate, self.student.clone(), gradients);
-        self.step += 1;
-        Ok(())
-    }
-
-    /// The quantized network as tuned so far.
-    ///
-    /// # Errors
-    /// If a parameter diverged.
-    pub fn finish(&self) -> Result<QuantNet, ResnetError> {
-        finish(self.student.valid())
+        (gradients, value)
     }
 }
 

@@ -35,7 +35,7 @@ pub use level_set::LevelSet;
 pub use observe::{Calibration, observe};
 pub use pack::{pack, unpack};
 pub use partial::Partial;
-pub use plan::{Method, Options, Widths};
+pub use plan::{Method, Options, Widths, default_residual_bits};
 pub use quantize::quantize;
 pub use reconstruct::ReconstructConfig;
 pub use refine::{

@@ -213,12 +213,13 @@ pub struct Options {
 }
 
 impl Options {
-    /// The project's defaults at `widths`: [`Method::default_for`] them, edges at 8 bits or more.
+    /// The project's defaults at `widths`: [`Method::default_for`] them, edges at 8 bits or more, and
+    /// [`default_residual_bits`].
     pub fn new(widths: Widths) -> Self {
         Self {
             widths,
             edge_bits: Some(BitWidth::EIGHT),
-            residual_bits: None,
+            residual_bits: default_residual_bits(widths.activations),
             method: Method::default_for(widths),
             bias_correction: false,
             levels: LevelSet::Uniform,
@@ -320,6 +321,14 @@ impl fmt::Display for Options {
             stream => write!(f, ", residual stream A{stream}"),
         }
     }
+}
+
+/// Least bits of the residual stream unless told otherwise: 8 beside binary activations, else `None`.
+///
+/// A stream of one bit adds up nothing. Binary networks never had one: theirs is real-valued
+/// (Bi-Real Net: Liu et al. 2018, arXiv 1808.00278).
+pub fn default_residual_bits(activations: BitWidth) -> Option<BitWidth> {
+    (activations.get() == 1).then_some(BitWidth::EIGHT)
 }
 
 fn at_least(floor: Option<BitWidth>, bits: BitWidth) -> BitWidth {

@@ -62,7 +62,8 @@ const BETA: (f64, f64) = (20.0, 2.0);
 
 type LearnedUnit = Unit<LearnedConv2d, LearnedAct, LearnedLinear>;
 
-/// Unit `index` of `net`, trained so that from `inputs` it makes `targets`:
+/// Unit `index` of `net`, trained so that from the first `count` of `inputs` it makes those of
+/// `targets`:
 ///
 /// ```text
 /// loss = mean over images and positions of Σ_channels (y − ŷ)²  (+ λ · Σ 1 − |2h − 1|^β)
@@ -75,7 +76,7 @@ pub(super) fn reconstruct(
     net: &QuantNet,
     float: &FoldedNet,
     index: usize,
-    (inputs, targets): (Tensor<4>, Tensor<4>),
+    (inputs, targets, count): (&Tensor<4>, &Tensor<4>, usize),
     config: &ReconstructConfig,
     device: &Device,
     go_on: &mut dyn FnMut(usize) -> bool,
@@ -86,15 +87,16 @@ pub(super) fn reconstruct(
     let mut adam = AdamConfig::new().init();
     let mut rng = ChaCha8Rng::seed_from_u64(config.seed);
     rng.set_stream(index as u64 + 1);
-    let [n, _, h, w] = targets.dims();
+    let [_, _, h, w] = targets.dims();
     let positions = config.batch * h * w;
     for i in 0..config.iterations {
         let done = i as f64 / config.iterations as f64;
         dropping.set(config.drop, rng.random());
         let chosen: Vec<i32> = (0..config.batch)
-            .map(|_| rng.random_range(0..n as i32))
+            .map(|_| rng.random_range(0..count as i32))
             .collect();
         let chosen = Tensor::<1, Int>::from_data(chosen.as_slice(), device);
+        // From whole tensors: Burn copies all of a part of one before it selects from it.
         let x = inputs.clone().select(0, chosen.clone()).autodiff();
         let y = targets.clone().select(0, chosen);
         let mut loss = distance::squared(unit.forward(x), y) / positions as f32;

@@ -158,8 +158,8 @@ pub fn refine(
                 })
             };
             if let Some(config) = &refinement.reconstruct {
-                let train = judged.train();
-                let candidate = reconstruct(&net, float, i, train, config, device, &mut go_on)?;
+                let images = (judged.inputs, judged.targets, judged.train);
+                let candidate = reconstruct(&net, float, i, images, config, device, &mut go_on)?;
                 let db = judged.db(&candidate);
                 report.reconstructed = Some(Reconstructed {
                     held_out_db: db,
@@ -220,8 +220,4 @@ impl<'a> Judged<'a> {
         sqnr.db()
     }
 
-    fn train(&self) -> (Tensor<4>, Tensor<4>) {
-        let first = |x: &Tensor<4>| x.clone().narrow(0, 0, self.train);
-        (first(self.inputs), first(self.targets))
-    }
 }

@@ -186,7 +186,7 @@ impl<'a> Search<'a> {
             weights: widths.iter().map(|w| w.weights).collect(),
             activations: widths.iter().map(|w| w.activations).collect(),
             edge_bits: args.edges(),
-            residual_bits: args.residual_bits.0,
+            residual_bits: args.residual_bits.and_then(|floor| floor.0),
         };
         let base = Options {
             method: args.method.unwrap_or(Method::Gptq),

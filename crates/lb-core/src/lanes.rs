@@ -1,0 +1,102 @@
+//! Pieces of work side by side on the CPU's cores.
+//!
+//! Every operator of a training step spreads itself over all cores and waits for the slowest; the
+//! small ones between run on one core alone. Several pieces of a batch, each on cores of its own,
+//! wait for each other once a step.
+
+use std::num::NonZeroUsize;
+
+use burn::tensor::Device;
+#[cfg(feature = "flex")]
+use burn::tensor::Tensor;
+
+/// Threads in groups. Operators that a group runs stay within it.
+#[derive(Debug)]
+pub struct Lanes {
+    pools: Vec<rayon::ThreadPool>,
+}
+
+impl Lanes {
+    /// As many groups as there are `pieces` or threads, whichever is less, and the threads shared
+    /// evenly among them (`RAYON_NUM_THREADS`, by default one a core).
+    ///
+    /// # Errors
+    /// If the system gives no threads.
+    pub fn new(pieces: NonZeroUsize) -> std::io::Result<Self> {
+        let threads = rayon::current_num_threads();
+        let lanes = pieces.get().min(threads);
+        let pool = || {
+            rayon::ThreadPoolBuilder::new()
+                .num_threads(threads / lanes)
+                .build()
+                .map_err(std::io::Error::other)
+        };
+        let pools = (0..lanes).map(|_| pool()).collect::<Result<_, _>>()?;
+        Ok(Self { pools })
+    }
+
+    /// The same if `device` is the CPU; other devices do a batch at once, and have `None`.
+    ///
+    /// # Errors
+    /// As of [`new`](Self::new).
+    pub fn of_device(device: &Device, pieces: NonZeroUsize) -> std::io::Result<Option<Self>> {
+        #[cfg(feature = "flex")]
+        if crate::host::on_host(&Tensor::<1>::zeros([1], device)).is_some() {
+            return Self::new(pieces).map(Some);
+        }
+        let _ = (device, pieces);
+        Ok(None)
+    }
+
+    /// `f` of every item, in the items' order. Which group an item goes to depends on nothing but
+    /// its place.
+    pub fn map<T: Send, R: Send>(&self, items: Vec<T>, f: impl Fn(T) -> R + Sync) -> Vec<R> {
+        let lanes = self.pools.len();
+        let mut of_lane: Vec<Vec<T>> = (0..lanes).map(|_| Vec::new()).collect();
+        let count = items.len();
+        for (i, item) in items.into_iter().enumerate() {
+            of_lane[i % lanes].push(item);
+        }
+        let f = &f;
+        let mut done: Vec<_> = std::thread::scope(|scope| {
+            let work = self.pools.iter().zip(of_lane).map(|(pool, items)| {
+                scope.spawn(move || {
+                    pool.install(|| items.into_iter().map(f).collect::<Vec<_>>().into_iter())
+                })
+            });
+            let running: Vec<_> = work.collect();
+            let results = running.into_iter().map(|lane| match lane.join() {
+                Ok(results) => results,
+                Err(panic) => std::panic::resume_unwind(panic),
+            });
+            results.collect()
+        });
+        let in_turn = (0..count).map(|i| done[i % lanes].next());
+        in_turn.map(|r| r.expect("a result an item")).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn results_come_in_the_order_of_items_and_threads_are_shared() {
+        let all = rayon::current_num_threads();
+        for pieces in [1, 2, 3, 64] {
+            let lanes = Lanes::new(NonZeroUsize::new(pieces).unwrap()).unwrap();
+            let results = lanes.map((0..7).collect(), |i| (i, rayon::current_num_threads()));
+            let order: Vec<i32> = results.iter().map(|r| r.0).collect();
+            assert_eq!(order, [0, 1, 2, 3, 4, 5, 6]);
+            let each = all / pieces.min(all);
+            assert!(results.iter().all(|r| r.1 == each), "{pieces}: {results:?}");
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "item 3")]
+    fn a_panic_is_passed_on() {
+        let lanes = Lanes::new(NonZeroUsize::new(2).unwrap()).unwrap();
+        lanes.map((0..4).collect(), |i| assert_ne!(i, 3, "item {i}"));
+    }
+}
