@@ -48,6 +48,11 @@ impl Lanes {
         Ok(None)
     }
 
+    /// `f`, within group `lane` of them; where there are fewer, they are shared.
+    pub fn within<R: Send>(&self, lane: usize, f: impl FnOnce() -> R + Send) -> R {
+        self.pools[lane % self.pools.len()].install(f)
+    }
+
     /// `f` of every item, in the items' order. Which group an item goes to depends on nothing but
     /// its place.
     pub fn map<T: Send, R: Send>(&self, items: Vec<T>, f: impl Fn(T) -> R + Sync) -> Vec<R> {
@@ -59,10 +64,9 @@ impl Lanes {
         }
         let f = &f;
         let mut done: Vec<_> = std::thread::scope(|scope| {
-            let work = self.pools.iter().zip(of_lane).map(|(pool, items)| {
-                scope.spawn(move || {
-                    pool.install(|| items.into_iter().map(f).collect::<Vec<_>>().into_iter())
-                })
+            let work = of_lane.into_iter().enumerate().map(|(lane, items)| {
+                let all = || items.into_iter().map(f).collect::<Vec<_>>().into_iter();
+                scope.spawn(move || self.within(lane, all))
             });
             let running: Vec<_> = work.collect();
             let results = running.into_iter().map(|lane| match lane.join() {

@@ -5,10 +5,12 @@
 //! p = softmax(float logits / T)      q = softmax(quantized logits / T)
 //! ```
 //!
-//! with x the residual stream after each block of the float network and x̂ of the quantized one, over
-//! the images that pass at once: on the CPU a part of the batch on each core
-//! (Hinton et al. 2015, arXiv 1503.02531; Romero et al. 2015, arXiv 1412.6550), with gradients through every quantizer: weights
-//! straight through from their latent codes, activation steps as in LSQ.
+//! with x the residual stream after each block of the float network and x̂ of the quantized one
+//! (Hinton et al. 2015, arXiv 1503.02531; Romero et al. 2015, arXiv 1412.6550), with gradients
+//! through every quantizer: weights straight through from their latent codes, activation steps as in
+//! LSQ.
+//!
+//! On the CPU a batch passes in parts, side by side, and the second term is the mean of theirs.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;

@@ -251,6 +251,31 @@ fn tuning_lowers_the_divergence_and_resumes_bit_for_bit() {
     assert!(case.bytes(&rest.finish().unwrap()) == case.bytes(&whole));
 }
 
+/// Also where the last part of a batch is smaller.
+#[test]
+fn the_number_of_threads_does_not_change_what_is_tuned() {
+    let case = case("2", Shortcut::A);
+    let config = DistillConfig {
+        batch: 40,
+        ..DistillConfig::new(4, 5)
+    };
+    let tuned = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+        pool.build().unwrap().install(|| {
+            let images = Arc::new(case.set.clone());
+            let (start, n) = (&case.start, case.normalization);
+            let new = Distillation::new(start, &case.folded, images, n, &config, &case.device);
+            let mut run = new.unwrap();
+            assert!(run.run(&mut |_| true).unwrap());
+            case.bytes(&run.finish().unwrap())
+        })
+    };
+    let alone = tuned(1);
+    for threads in [2, 3, 7] {
+        assert!(tuned(threads) == alone, "{threads} threads");
+    }
+}
+
 #[test]
 fn networks_with_layers_in_float_are_refused_by_name() {
     let mut case = case("4", Shortcut::B);

@@ -219,5 +219,4 @@ impl<'a> Judged<'a> {
         sqnr.add(part(self.targets), chain::forward(unit, &part(self.inputs)));
         sqnr.db()
     }
-
 }

@@ -129,7 +129,7 @@ pub fn train(
         Some(stored) => State::restore(stored, config, info, &autodiff[0])?,
         None => State::fresh(config, info, &autodiff[0])?,
     };
-    let passes = Passes::new(config, &autodiff);
+    let passes = Passes::new(config, &autodiff)?;
     let normalization = normalization(info);
     let batcher = NormalizedBatcher {
         normalization,

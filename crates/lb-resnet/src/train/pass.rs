@@ -1,5 +1,8 @@
 //! Forward and backward through the network, on one device or on several.
 
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
 use burn::backend::ExecutionError;
 use burn::data::dataloader::{DataLoader, DataLoaderIterator, Progress};
 use burn::data::dataset::DatasetError;
@@ -8,6 +11,7 @@ use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Int, Tensor};
 use burn::train::train::MultiDevicesTrainStep;
 use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
+use lb_core::lanes::Lanes;
 
 use super::TrainConfig;
 use crate::ResnetError;
@@ -39,31 +43,40 @@ pub(super) struct Passes {
     criterion: Criterion,
     main: Device,
     workers: Option<MultiDevicesTrainStep<FloatNet>>,
+    /// Cores of each device, where several of them are the CPU.
+    lanes: Option<Arc<Lanes>>,
 }
 
 impl Passes {
     /// `devices` must not be empty, and track gradients.
-    pub(super) fn new(config: &TrainConfig, devices: &[Device]) -> Self {
+    ///
+    /// # Errors
+    /// If the system gives no threads.
+    pub(super) fn new(config: &TrainConfig, devices: &[Device]) -> Result<Self, ResnetError> {
         let smoothing = (config.label_smoothing > 0.0).then_some(config.label_smoothing as f32);
-        Self {
+        let lanes = match NonZeroUsize::new(devices.len()) {
+            Some(count) if count.get() > 1 => Lanes::of_device(&devices[0], count)
+                .map_err(|e| ResnetError::Device(e.to_string()))?,
+            _ => None,
+        };
+        Ok(Self {
             criterion: Criterion {
                 smoothing,
                 share: 1.0 / devices.len() as f32,
             },
             main: devices[0].clone(),
             workers: (devices.len() > 1).then(|| MultiDevicesTrainStep::new(devices)),
-        }
+            lanes: lanes.map(Arc::new),
+        })
     }
 
     /// Over what `loaders` hold, one for each device.
-    pub(super) fn over<'a>(
-        &'a self,
-        loaders: &'a [std::sync::Arc<dyn DataLoader<Batch>>],
-    ) -> Over<'a> {
+    pub(super) fn over<'a>(&'a self, loaders: &'a [Arc<dyn DataLoader<Batch>>]) -> Over<'a> {
         let parts = loaders.iter().enumerate().map(|(index, loader)| {
             let part = PartIterator {
                 batches: loader.iter(),
                 criterion: self.criterion,
+                lanes: self.lanes.clone(),
                 index,
             };
             Box::new(part) as Box<dyn DataLoaderIterator<Part>>
@@ -159,6 +172,7 @@ impl Criterion {
 pub struct Part {
     batch: Batch,
     criterion: Criterion,
+    lanes: Option<Arc<Lanes>>,
     index: usize,
 }
 
@@ -178,9 +192,16 @@ impl TrainStep for FloatNet {
     type Input = Part;
     type Output = Scored;
 
-    fn step(&self, part: Part) -> TrainOutput<Scored> {
-        let (loss, scored) = forward(self, part);
-        TrainOutput::new(self, loss.backward(), scored)
+    fn step(&self, mut part: Part) -> TrainOutput<Scored> {
+        let (lanes, index, net) = (part.lanes.take(), part.index, self.clone());
+        let pass = move || {
+            let (loss, scored) = forward(&net, part);
+            TrainOutput::new(&net, loss.backward(), scored)
+        };
+        match lanes {
+            Some(lanes) => lanes.within(index, pass),
+            None => pass(),
+        }
     }
 }
 
@@ -199,6 +220,7 @@ fn forward(net: &FloatNet, part: Part) -> (Tensor<1>, Scored) {
         batch,
         criterion,
         index,
+        ..
     } = part;
     let device = batch.images.device();
     let logits = net.forward(batch.images);
@@ -218,6 +240,7 @@ fn forward(net: &FloatNet, part: Part) -> (Tensor<1>, Scored) {
 struct PartIterator<'a> {
     batches: Box<dyn DataLoaderIterator<Batch> + 'a>,
     criterion: Criterion,
+    lanes: Option<Arc<Lanes>>,
     index: usize,
 }
 
@@ -229,6 +252,7 @@ impl Iterator for PartIterator<'_> {
         Some(batch.map(|batch| Part {
             batch,
             criterion: self.criterion,
+            lanes: self.lanes.clone(),
             index: self.index,
         }))
     }
@@ -247,7 +271,6 @@ mod tests {
     use crate::model::Shortcut;
     use burn::data::dataloader::DataLoaderBuilder;
     use lb_data::{AugmentConfig, DataSource, Normalization, Split, SyntheticConfig};
-    use std::sync::Arc;
 
     /// Eight images, `copies` times over, in one batch.
     fn loader(copies: usize, device: &Device) -> Arc<dyn DataLoader<Batch>> {
@@ -274,7 +297,7 @@ mod tests {
     fn pass(config: &TrainConfig, devices: usize) -> (Vec<f32>, f32, i64) {
         let device = Device::flex().autodiff();
         let net = FloatNet::init("resnet8".parse().unwrap(), Shortcut::B, 10, 3, &device);
-        let passes = Passes::new(config, &vec![device.clone(); devices]);
+        let passes = Passes::new(config, &vec![device.clone(); devices]).unwrap();
         let loaders: Vec<_> = (0..devices).map(|_| loader(2 / devices, &device)).collect();
         let mut over = passes.over(&loaders);
         let mut pass = over.next(&net).unwrap().unwrap();
