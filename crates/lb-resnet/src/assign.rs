@@ -371,6 +371,7 @@ mod tests {
             .map(|&b| {
                 let options = Options {
                     edge_bits: None,
+                    residual_bits: None,
                     ..Options::new(b.to_string().parse().unwrap())
                 };
                 (bits(b), pack(&options))

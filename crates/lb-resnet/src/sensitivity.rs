@@ -399,6 +399,7 @@ mod tests {
     fn uniform(bits: &str) -> Options {
         Options {
             edge_bits: None,
+            residual_bits: None,
             ..Options::new(bits.parse().unwrap())
         }
     }

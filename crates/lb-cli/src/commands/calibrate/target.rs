@@ -191,6 +191,8 @@ impl<'a> Search<'a> {
         let base = Options {
             method: args.method.unwrap_or(Method::Gptq),
             bias_correction: args.bias_correction,
+            // Every place has a width of its own.
+            residual_bits: None,
             ..Options::new(widths[0])
         };
         let analysis = Analysis::new(calibrated, &candidates.all(), &base, ANALYZED, device)?;
