@@ -47,6 +47,7 @@ impl BuiltIn {
         match self {
             Self::Synthetic => &[],
             Self::Cifar10 => &[
+                artifact!("cifar10-resnet20-w1a1.lbq"),
                 artifact!("cifar10-resnet20-w2a2.lbq"),
                 artifact!("cifar10-resnet20-w4a4.lbq"),
                 artifact!("cifar10-resnet20-w8a8.lbq"),
