@@ -3,8 +3,8 @@
 #
 #   benches/accuracy.sh CHECKPOINT DATA OUT.csv < benches/accuracy/ablation.txt
 #
-# A line of input: widths, edge bits, method, seed, further options of `lb calibrate`; for the method
-# `finetune` those of `lb finetune`, and behind a `|` those of the calibration before. Lines that OUT.csv has already are skipped, so an interrupted
+# A line of input: widths, edge bits, method, seed, further options of `lb calibrate`, or, for the
+# method `finetune`, of `lb finetune`. Lines that OUT.csv has already are skipped, so an interrupted
 # run goes on. Settings were never chosen on this test set. LB is the binary [target/release/lb], KEEP
 # a folder for packed files and fine-tuning runs [a temporary one].
 set -euo pipefail
@@ -55,11 +55,8 @@ for line in "${lines[@]}"; do
   key="$network,$widths,$edge,$method,$seed,$options,"
   if grep -qF "$key" "$out"; then continue; fi
   # `finetune` goes on from brecq+kl, which is kept for it.
-  calibrated=${method/finetune/brecq+kl} more=$options tune= json=
-  if [ "$method" = finetune ]; then
-    tune=${options%%|*} more=
-    if [[ $options == *'|'* ]]; then more=${options#*|}; fi
-  fi
+  calibrated=${method/finetune/brecq+kl} more=$options json=
+  if [ "$method" = finetune ]; then more=; fi
   kept=$keep/$network-$widths-$edge-$calibrated-$seed${more//[ \/]/}
   if [ "$method" != finetune ] || ! ls "$kept"/*.lbq >/dev/null 2>&1; then
     rm -rf "$kept"
@@ -72,11 +69,11 @@ for line in "${lines[@]}"; do
   fi
   file=$(ls "$kept"/*.lbq)
   if [ "$method" = finetune ]; then
-    run=$keep/$network-$widths-$edge-finetune-$seed${options//[ |]/}
+    run=$keep/$network-$widths-$edge-finetune-$seed${options// /}
     again=
     if [ -e "$run/state.safetensors" ]; then again=--resume; fi
     # shellcheck disable=SC2086
-    json=$(measured "$lb" finetune "$file" --model "$model" --data "$data" --seed "$seed" --run "$run" $again $tune)
+    json=$(measured "$lb" finetune "$file" --model "$model" --data "$data" --seed "$seed" --run "$run" $again $options)
     file=$run/best.lbq
   fi
   got=$(metrics "$file")

@@ -7,7 +7,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use lb_format::BitWidth;
 use lb_nn::learned::Rounding;
 use lb_resnet::model::{Arch, Shortcut};
-use lb_resnet::ptq::{LevelSet, Method, Widths, default_residual_bits};
+use lb_resnet::ptq::{DistillConfig, LevelSet, Method, Widths, default_residual_bits};
 
 use crate::backend::Backend;
 use crate::units::{Points, Size, Time};
@@ -379,13 +379,13 @@ pub struct FinetuneArgs {
     #[arg(long, default_value_t = 64, value_parser = at_least_one(4096))]
     pub batch: usize,
     /// Peak learning rate, in quantization steps
-    #[arg(long, default_value_t = 0.03)]
+    #[arg(long, default_value_t = DistillConfig::LEARNING_RATE)]
     pub lr: f64,
     /// Softens the classes that the float network teaches
-    #[arg(long, default_value_t = 2.0)]
+    #[arg(long, default_value_t = DistillConfig::TEMPERATURE)]
     pub temperature: f32,
     /// Weight of the residual stream's error beside the classes'
-    #[arg(long, default_value_t = 0.05)]
+    #[arg(long, default_value_t = DistillConfig::FEATURES)]
     pub features: f32,
     /// Tune on images as they are: no crop, no flip
     #[arg(long)]

@@ -41,7 +41,6 @@ pub mod distance;
 mod error;
 #[cfg(feature = "flex")]
 pub mod host;
-pub mod lanes;
 pub mod learned;
 pub mod levels;
 pub mod moments;

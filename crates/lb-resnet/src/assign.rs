@@ -369,12 +369,11 @@ mod tests {
         };
         let uniform: Vec<_> = (widths.iter())
             .map(|&b| {
-                let options = Options {
-                    edge_bits: None,
-                    residual_bits: None,
-                    ..Options::new(b.to_string().parse().unwrap())
-                };
-                (bits(b), pack(&options))
+                let options = Options::new(b.to_string().parse().unwrap());
+                (
+                    bits(b),
+                    pack(&crate::candidates::uniform(&options, bits(b))),
+                )
             })
             .collect();
         let first = &uniform[0].1;

@@ -23,6 +23,7 @@ mod error;
 pub mod eval;
 pub mod finetune;
 pub mod knapsack;
+mod lanes;
 pub mod metrics;
 pub mod model;
 pub mod ptq;

@@ -390,19 +390,12 @@ impl Rewrite<QuantConv2d, QuantAct, QuantLinear> for Swap<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::candidates::uniform;
     use crate::checkpoint::normalization;
     use crate::divergence::Reference;
     use crate::model::Shortcut;
     use crate::ptq::{self, Options};
     use crate::test_data::{calibration_images, info, network};
-
-    fn uniform(bits: &str) -> Options {
-        Options {
-            edge_bits: None,
-            residual_bits: None,
-            ..Options::new(bits.parse().unwrap())
-        }
-    }
 
     #[test]
     fn wide_places_lose_nothing_and_narrow_ones_more() {
@@ -413,7 +406,8 @@ mod tests {
             let n = normalization(&info("resnet8", shortcut));
             let calibration = ptq::observe(&folded, &set, &n, &device, &mut |_| true).unwrap();
             let quantized = |bits: &str| {
-                let options = uniform(bits);
+                let options = Options::new(bits.parse().unwrap());
+                let options = uniform(&options, options.widths.weights);
                 let net = ptq::quantize(&folded, &calibration, &options).unwrap();
                 (options.widths.weights, net)
             };

@@ -20,7 +20,6 @@ use burn::optim::{AdamConfig, GradientsAccumulator, GradientsParams, ModuleOptim
 use burn::store::ModuleRecord;
 use burn::tensor::{Bytes, Device, Tensor, activation};
 use lb_core::distance;
-use lb_core::lanes::Lanes;
 use lb_data::{AugmentConfig, ImageSet, Normalization};
 use lb_nn::learned::{Dropping, Learning, Rounding};
 use serde::{Deserialize, Serialize};
@@ -29,6 +28,7 @@ use super::learn::{finish, learn};
 use super::mixup::mixup;
 use crate::ResnetError;
 use crate::batch::{Epochs, NormalizedBatcher, spans};
+use crate::lanes::Lanes;
 use crate::model::{FoldedNet, LearnedNet, QuantNet, Seen};
 
 /// How a network is tuned.
@@ -55,14 +55,21 @@ pub struct DistillConfig {
 }
 
 impl DistillConfig {
+    /// Default of `learning_rate`.
+    pub const LEARNING_RATE: f64 = 0.03;
+    /// Default of `features` on many images.
+    pub const FEATURES: f32 = 0.05;
+    /// Default of `temperature`.
+    pub const TEMPERATURE: f32 = 2.0;
+
     /// The defaults for `steps` steps.
     pub fn new(steps: usize, seed: u64) -> Self {
         Self {
             steps,
             batch: 64,
-            learning_rate: 3e-2,
-            features: 0.05,
-            temperature: 2.0,
+            learning_rate: Self::LEARNING_RATE,
+            features: Self::FEATURES,
+            temperature: Self::TEMPERATURE,
             augment: AugmentConfig::default(),
             mixup: false,
             seed,

@@ -251,6 +251,31 @@ fn tuning_lowers_the_divergence_and_resumes_bit_for_bit() {
     assert!(case.bytes(&rest.finish().unwrap()) == case.bytes(&whole));
 }
 
+/// Forty images pass in two parts of sixteen and one of eight.
+#[test]
+fn the_loss_of_parts_is_that_of_the_batch() {
+    let mut case = case("2", Shortcut::A);
+    case.set = case.set.subset(&(0..40).collect::<Vec<_>>());
+    let config = DistillConfig {
+        batch: 40,
+        features: 0.0,
+        temperature: 1.0,
+        augment: AugmentConfig::none(),
+        ..DistillConfig::new(1, 5)
+    };
+    let (start, n) = (&case.start, case.normalization);
+    let images = Arc::new(case.set.clone());
+    let run = Distillation::new(start, &case.folded, images, n, &config, &case.device);
+    let mut loss = f64::NAN;
+    let mut see = |p: &DistillProgress| {
+        loss = p.loss;
+        true
+    };
+    assert!(run.unwrap().run(&mut see).unwrap());
+    let whole = case.divergence(&case.start).kl;
+    assert!((loss - whole).abs() < 1e-4 * whole, "{loss} {whole}");
+}
+
 /// Also where the last part of a batch is smaller.
 #[test]
 fn the_number_of_threads_does_not_change_what_is_tuned() {

@@ -11,11 +11,11 @@ use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Int, Tensor};
 use burn::train::train::MultiDevicesTrainStep;
 use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
-use lb_core::lanes::Lanes;
 
 use super::TrainConfig;
 use crate::ResnetError;
 use crate::batch::Batch;
+use crate::lanes::Lanes;
 use crate::model::FloatNet;
 
 /// What the network makes of a batch.

@@ -12,7 +12,7 @@ use burn::tensor::Tensor;
 
 /// Threads in groups. Operators that a group runs stay within it.
 #[derive(Debug)]
-pub struct Lanes {
+pub(crate) struct Lanes {
     pools: Vec<rayon::ThreadPool>,
 }
 
@@ -22,7 +22,7 @@ impl Lanes {
     ///
     /// # Errors
     /// If the system gives no threads.
-    pub fn new(pieces: NonZeroUsize) -> std::io::Result<Self> {
+    pub(crate) fn new(pieces: NonZeroUsize) -> std::io::Result<Self> {
         let threads = rayon::current_num_threads();
         let lanes = pieces.get().min(threads);
         let pool = || {
@@ -39,9 +39,12 @@ impl Lanes {
     ///
     /// # Errors
     /// As of [`new`](Self::new).
-    pub fn of_device(device: &Device, pieces: NonZeroUsize) -> std::io::Result<Option<Self>> {
+    pub(crate) fn of_device(
+        device: &Device,
+        pieces: NonZeroUsize,
+    ) -> std::io::Result<Option<Self>> {
         #[cfg(feature = "flex")]
-        if crate::host::on_host(&Tensor::<1>::zeros([1], device)).is_some() {
+        if lb_core::host::on_host(&Tensor::<1>::zeros([1], device)).is_some() {
             return Self::new(pieces).map(Some);
         }
         let _ = (device, pieces);
@@ -49,13 +52,13 @@ impl Lanes {
     }
 
     /// `f`, within group `lane` of them; where there are fewer, they are shared.
-    pub fn within<R: Send>(&self, lane: usize, f: impl FnOnce() -> R + Send) -> R {
+    pub(crate) fn within<R: Send>(&self, lane: usize, f: impl FnOnce() -> R + Send) -> R {
         self.pools[lane % self.pools.len()].install(f)
     }
 
     /// `f` of every item, in the items' order. Which group an item goes to depends on nothing but
     /// its place.
-    pub fn map<T: Send, R: Send>(&self, items: Vec<T>, f: impl Fn(T) -> R + Sync) -> Vec<R> {
+    pub(crate) fn map<T: Send, R: Send>(&self, items: Vec<T>, f: impl Fn(T) -> R + Sync) -> Vec<R> {
         let lanes = self.pools.len();
         let mut of_lane: Vec<Vec<T>> = (0..lanes).map(|_| Vec::new()).collect();
         let count = items.len();
