@@ -240,8 +240,8 @@ pub struct CalibrateArgs {
     /// [default: 8; for a target `same`, so that they compete]
     #[arg(long, value_parser = floor)]
     pub edge_bits: Option<Floor>,
-    /// Least bits of the residual stream; or `same` [default: 8 beside activations of 1 bit, else
-    /// `same`]
+    /// Least bits of the residual stream; or `same` [default: 8 beside activations of 1 to 3 bits,
+    /// else `same`, as with `--edge-bits same` or a target]
     #[arg(long, value_parser = floor)]
     pub residual_bits: Option<Floor>,
     /// minmax, moving-average, percentile, mse, kl; affine (mse, then mean and deviation of every
@@ -318,7 +318,7 @@ impl CalibrateArgs {
     pub fn residual(&self, activations: BitWidth) -> Option<BitWidth> {
         match self.residual_bits {
             Some(Floor(typed)) => typed,
-            None => default_residual_bits(activations),
+            None => default_residual_bits(activations, self.edges()),
         }
     }
 }

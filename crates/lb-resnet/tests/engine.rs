@@ -71,7 +71,7 @@ fn random_networks_give_the_same_codes() {
             edge_bits: None,
             ..options(bits)
         }));
-        for (bits, residual_bits) in [("w2a4", Some(BitWidth::EIGHT)), ("1", None)] {
+        for (bits, residual_bits) in [("w2a4", Some(BitWidth::EIGHT)), ("1", None), ("2", None)] {
             cases.push(Options {
                 residual_bits,
                 ..options(bits)

@@ -216,10 +216,11 @@ impl Options {
     /// The project's defaults at `widths`: [`Method::default_for`] them, edges at 8 bits or more, and
     /// [`default_residual_bits`].
     pub fn new(widths: Widths) -> Self {
+        let edge_bits = Some(BitWidth::EIGHT);
         Self {
             widths,
-            edge_bits: Some(BitWidth::EIGHT),
-            residual_bits: default_residual_bits(widths.activations),
+            edge_bits,
+            residual_bits: default_residual_bits(widths.activations, edge_bits),
             method: Method::default_for(widths),
             bias_correction: false,
             levels: LevelSet::Uniform,
@@ -323,12 +324,17 @@ impl fmt::Display for Options {
     }
 }
 
-/// Least bits of the residual stream unless told otherwise: 8 beside binary activations, else `None`.
+/// Least bits of the residual stream unless told otherwise: 8 beside activations of 1 to 3 bits, else
+/// `None`; and `None` where edge layers are as all others, too.
 ///
-/// A stream of one bit adds up nothing. Binary networks never had one: theirs is real-valued
-/// (Bi-Real Net: Liu et al. 2018, arXiv 1808.00278).
-pub fn default_residual_bits(activations: BitWidth) -> Option<BitWidth> {
-    (activations.get() == 1).then_some(BitWidth::EIGHT)
+/// The stream carries the sum of all blocks, and what it rounds away no later block sees. The
+/// literature keeps it real-valued at any width (at one bit: Bi-Real Net, Liu et al. 2018, arXiv
+/// 1808.00278).
+pub fn default_residual_bits(
+    activations: BitWidth,
+    edge_bits: Option<BitWidth>,
+) -> Option<BitWidth> {
+    (edge_bits.is_some() && activations.get() < 4).then_some(BitWidth::EIGHT)
 }
 
 fn at_least(floor: Option<BitWidth>, bits: BitWidth) -> BitWidth {
@@ -372,6 +378,21 @@ mod tests {
         assert_eq!(o.act_bits(&input).unwrap().get(), 2);
         o.residual_bits = None;
         assert_eq!(o.act_bits(&input), None);
+    }
+
+    #[test]
+    fn few_bits_leave_the_stream_eight_unless_everything_is_to_be_the_same() {
+        let default = |bits: u8, edges| {
+            let bits = BitWidth::new(bits).unwrap();
+            default_residual_bits(bits, edges).map(BitWidth::get)
+        };
+        for bits in [1, 2, 3] {
+            assert_eq!(default(bits, Some(BitWidth::EIGHT)), Some(8));
+            assert_eq!(default(bits, None), None);
+        }
+        assert_eq!(default(4, Some(BitWidth::EIGHT)), None);
+        let o = Options::new("w4a3".parse().unwrap());
+        assert_eq!(o.to_string(), "W4A3, edge layers W8A8, residual stream A8");
     }
 
     #[test]
