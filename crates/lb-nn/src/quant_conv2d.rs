@@ -5,7 +5,7 @@ use burn::nn::conv::Conv2d;
 use burn::tensor::{Device, Tensor};
 use lb_format::{FormatError, Layer, LayerKind, QParams};
 
-use crate::conv2d::{Geometry, conv2d};
+use crate::conv2d::{Geometry, conv2d_in_turn};
 use crate::layer::Conv;
 use crate::quant_weight;
 
@@ -103,7 +103,7 @@ impl QuantConv2d {
 
 impl Conv for QuantConv2d {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        conv2d(x, self.weight.val(), Some(self.bias.val()), self.geometry)
+        conv2d_in_turn(x, self.weight.val(), Some(self.bias.val()), self.geometry)
     }
 }
 

@@ -424,8 +424,11 @@ mod tests {
             assert_eq!(tradeoff.predict(&assignment), Some(points[i]));
             // Bytes cost nothing for activations.
             assert!(assignment.activations.values().all(|a| a.bits == bits(8)));
-            let mut options = Options::new("2".parse().unwrap());
-            options.assignment = assignment;
+            let options = Options {
+                residual_bits: None,
+                assignment,
+                ..Options::new("2".parse().unwrap())
+            };
             let found = file::to_bytes(&(case.pack)(&options)).unwrap().len() as u64;
             // Numbers in the header have more or fewer digits.
             let apart = found.abs_diff(points[i].cost);

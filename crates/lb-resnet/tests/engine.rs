@@ -196,7 +196,8 @@ fn resnet20_on_clean_images() {
 
 /// A difference that one code makes in an early layer grows through 54 more, most of all at few
 /// bits. It does so in the simulation alone as well: on Burn's backends flex and ndarray, which add
-/// in different orders, it gives 5 of the 509 images another class at W3A3.
+/// in different orders, it gives 5 of the 509 images another class at W3A3. Here it is 3 of 128 at
+/// W2A2, where plain rounding leaves 49 of them right.
 #[test]
 fn resnet56_on_clean_images() {
     on_clean_images(
@@ -204,7 +205,7 @@ fn resnet56_on_clean_images() {
         "resnet56",
         "resnet56-4bfd9763.th",
         128,
-        10,
+        24,
     );
 }
 

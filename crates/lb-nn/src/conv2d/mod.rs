@@ -1,7 +1,8 @@
 //! The convolution that every stage computes with.
 //!
-//! On the CPU it is ours: images in parallel, each unrolled to a matrix that stays in
-//! the cache, and the backward pass in the same form. On other devices it is Burn's.
+//! On the CPU it is ours: images in parallel, Winograd's algorithm where it applies and else each
+//! image unrolled to a matrix that stays in the cache, and the backward pass in the same form. On
+//! other devices it is Burn's.
 
 #[cfg(feature = "flex")]
 mod cpu;
@@ -41,6 +42,15 @@ impl Geometry {
     }
 }
 
+/// How the products of a sum are added up on the CPU.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Order {
+    /// Whatever is fastest.
+    Any,
+    /// One after the other.
+    InTurn,
+}
+
 /// ```text
 /// y[n, o, p] = bias[o] + Σ_{i, k} weight[o, i, k] · x[n, i, stride · p + k − padding]
 /// ```
@@ -59,10 +69,33 @@ pub fn conv2d(
     bias: Option<Tensor<1>>,
     geometry: Geometry,
 ) -> Tensor<4> {
+    ordered(x, weight, bias, geometry, Order::Any)
+}
+
+/// The same for a simulation, which rounds sums to codes: product by product, as an integer engine
+/// adds them. [`conv2d`] may transform its inputs first, which is faster, and rounds several times as
+/// much as adding does.
+pub fn conv2d_in_turn(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    geometry: Geometry,
+) -> Tensor<4> {
+    ordered(x, weight, bias, geometry, Order::InTurn)
+}
+
+fn ordered(
+    x: Tensor<4>,
+    weight: Tensor<4>,
+    bias: Option<Tensor<1>>,
+    geometry: Geometry,
+    order: Order,
+) -> Tensor<4> {
     #[cfg(feature = "flex")]
-    if let Some(y) = tracked::conv2d(&x, &weight, bias.as_ref(), geometry) {
+    if let Some(y) = tracked::conv2d(&x, &weight, bias.as_ref(), geometry, order) {
         return y;
     }
+    let _ = order;
     let options = ConvOptions::new([geometry.stride; 2], [geometry.padding; 2], [1; 2], 1);
     burn::tensor::module::conv2d(x, weight, bias, options)
 }

@@ -82,6 +82,23 @@ fn without_gradients_the_values_are_the_same_bit_for_bit() {
 }
 
 #[test]
+fn sums_in_turn_are_the_same_sums_and_round_less() {
+    let device = Device::flex();
+    let x = Tensor::<4>::random([3, 32, 16, 16], Distribution::Normal(0.0, 1.0), &device);
+    let w = Tensor::<4>::random([32, 32, 3, 3], Distribution::Normal(0.0, 1.0), &device);
+    let g = Geometry {
+        stride: 1,
+        padding: 1,
+    };
+    // Integers, whose sums f32 holds exactly.
+    let (x, w) = ((x * 4.0).round(), (w * 4.0).round());
+    let in_turn = conv2d_in_turn(x.clone(), w.clone(), None, g);
+    assert_eq!(in_turn.to_data(), in_turn.clone().round().to_data());
+    let any = conv2d(x, w, None, g);
+    assert!(relative(any, in_turn) < 1e-5);
+}
+
+#[test]
 fn views_are_read_as_what_they_show() {
     let device = Device::flex();
     let x = Tensor::<4>::random([2, 6, 6, 3], Distribution::Normal(0.0, 1.0), &device);

@@ -9,7 +9,7 @@ use burn::tensor::Tensor;
 use lb_core::compensate::Sums;
 use lb_core::host::{self, FlexTensor, OnHost};
 
-use super::{Geometry, cpu};
+use super::{Geometry, Order, cpu};
 
 /// `None` if the tensors are not all on the CPU, or only some of them track gradients.
 pub(super) fn conv2d(
@@ -17,6 +17,7 @@ pub(super) fn conv2d(
     weight: &Tensor<4>,
     bias: Option<&Tensor<1>>,
     geometry: Geometry,
+    order: Order,
 ) -> Option<Tensor<4>> {
     let shape = cpu::Shape::new(x.dims(), weight.dims(), geometry);
     match (host::on_host(x)?, host::on_host(weight)?) {
@@ -26,7 +27,13 @@ pub(super) fn conv2d(
                 Some(Some(OnHost::Plain(bias))) => Some(bias),
                 Some(_) => return None,
             };
-            let y = forward(&shape, &x.to_contiguous(), &weight.to_contiguous(), bias);
+            let y = forward(
+                &shape,
+                order,
+                &x.to_contiguous(),
+                &weight.to_contiguous(),
+                bias,
+            );
             Some(Tensor::from_primitive::<Flex>(y))
         }
         (OnHost::Tracked(x), OnHost::Tracked(weight)) => {
@@ -40,12 +47,12 @@ pub(super) fn conv2d(
             };
             let y = match bias.map(host::on_host) {
                 None => {
-                    let y = forward(&shape, &x, &weight, None);
+                    let y = forward(&shape, order, &x, &weight, None);
                     finish(Convolution, [x_node, weight_node], state, y)
                 }
                 Some(Some(OnHost::Tracked(bias))) => {
                     let (bias, bias_node) = bias.into_parts();
-                    let y = forward(&shape, &x, &weight, Some(bias));
+                    let y = forward(&shape, order, &x, &weight, Some(bias));
                     finish(Convolution, [x_node, weight_node, bias_node], state, y)
                 }
                 Some(_) => return None,
@@ -78,13 +85,14 @@ pub(super) fn sums(
 
 fn forward(
     shape: &cpu::Shape,
+    order: Order,
     x: &FlexTensor,
     weight: &FlexTensor,
     bias: Option<FlexTensor>,
 ) -> FlexTensor {
     let bias = bias.map(|b| b.to_contiguous());
     let bias = bias.as_ref().map(host::values);
-    let y = cpu::forward(shape, host::values(x), host::values(weight), bias);
+    let y = cpu::forward(shape, order, host::values(x), host::values(weight), bias);
     host::tensor(y, &shape.output())
 }
 

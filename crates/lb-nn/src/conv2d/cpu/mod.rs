@@ -1,27 +1,31 @@
-//! Convolution on slices: images in parallel, each by the algorithm that suits the geometry.
+//! Convolution on slices: images in parallel, by the algorithm that suits the geometry.
 
-mod direct;
-mod pitched;
 mod shape;
 mod unrolled;
+mod winograd;
 
 use rayon::prelude::*;
 
-use direct::{DirectBackward, DirectForward};
+use super::Order;
 pub(super) use shape::Shape;
 use unrolled::Unrolled;
 pub(super) use unrolled::sums;
+use winograd::{WinogradBackward, WinogradForward};
 
-/// Images that are summed into one partial weight gradient. Fixed, so that the order of the sum,
-/// and with it the last bit, does not depend on the number of threads.
+/// Most partial weight gradients, each summed over some of the images. Fixed, so that the order of
+/// the sum, and with it the last bit, does not depend on the number of threads.
 const GROUPS: usize = 8;
+/// Least images of one.
+const LEAST: usize = 8;
 
 /// Computes outputs.
 trait Forward: Sync {
     /// What a thread needs.
     type Scratch;
     fn scratch(&self) -> Self::Scratch;
-    /// Of one image, `[C_out, H', W']` from `[C_in, H, W]`.
+    /// Images that are best computed on at once.
+    fn together(&self) -> usize;
+    /// Of so many images or fewer, `[N, C_out, H', W']` from `[N, C_in, H, W]`.
     fn forward(&self, scratch: &mut Self::Scratch, x: &[f32], y: &mut [f32]);
 }
 
@@ -38,9 +42,15 @@ trait Backward: Sync {
 }
 
 /// `[N, C_out, H', W']`
-pub(super) fn forward(s: &Shape, x: &[f32], weight: &[f32], bias: Option<&[f32]>) -> Vec<f32> {
-    match direct::fits(s) {
-        true => run_forward(s, &DirectForward::new(s, weight, bias), x),
+pub(super) fn forward(
+    s: &Shape,
+    order: Order,
+    x: &[f32],
+    weight: &[f32],
+    bias: Option<&[f32]>,
+) -> Vec<f32> {
+    match order == Order::Any && winograd::fits(s) {
+        true => run_forward(s, &WinogradForward::new(s, weight, bias), x),
         false => {
             let shape = *s;
             run_forward(
@@ -58,8 +68,9 @@ pub(super) fn forward(s: &Shape, x: &[f32], weight: &[f32], bias: Option<&[f32]>
 
 fn run_forward<F: Forward>(s: &Shape, algorithm: &F, x: &[f32]) -> Vec<f32> {
     let mut y = vec![0.0; s.n * s.out_image()];
-    y.par_chunks_mut(s.out_image())
-        .zip(x.par_chunks(s.image()))
+    let together = algorithm.together();
+    y.par_chunks_mut(together * s.out_image())
+        .zip(x.par_chunks(together * s.image()))
         .for_each_init(
             || algorithm.scratch(),
             |scratch, (y, x)| algorithm.forward(scratch, x, y),
@@ -90,8 +101,8 @@ pub(super) fn backward(
     dy: &[f32],
     wanted: Wanted,
 ) -> Gradients {
-    match direct::fits(s) {
-        true => run_backward(s, &DirectBackward::new(s, weight), x, dy, wanted),
+    match winograd::fits(s) {
+        true => run_backward(s, &WinogradBackward::new(s, weight), x, dy, wanted),
         false => {
             let (shape, bias) = (*s, None);
             run_backward(
@@ -116,7 +127,7 @@ fn run_backward<B: Backward>(
     dy: &[f32],
     wanted: Wanted,
 ) -> Gradients {
-    let group = s.n.div_ceil(GROUPS).max(1);
+    let group = s.n.div_ceil(GROUPS).max(LEAST);
     let mut dx = wanted.x.then(|| vec![0.0; s.n * s.image()]);
     let dx_groups: Vec<Option<&mut [f32]>> = match &mut dx {
         Some(dx) => dx.chunks_mut(group * s.image()).map(Some).collect(),

@@ -43,6 +43,10 @@ impl Forward for Unrolled<'_> {
         self.column_matrix()
     }
 
+    fn together(&self) -> usize {
+        1
+    }
+
     fn forward(&self, col: &mut Vec<f32>, x: &[f32], y: &mut [f32]) {
         let s = &self.shape;
         unroll(s, x, col);

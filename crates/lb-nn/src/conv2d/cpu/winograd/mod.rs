@@ -1,0 +1,276 @@
+//! 3×3 at stride 1 with a border of one, most of a residual network: Winograd's algorithm down the
+//! columns, shifts along the rows.
+//!
+//! Four rows of outputs take six rows of products ([`transform`]) where a direct convolution takes
+//! twelve, and rows stay contiguous, so that transforming is a few additions of neighbours
+//! ([`layout`]). At each of the six points what is left is a convolution by three horizontal taps,
+//! whose sums stay in registers ([`product`]). The gradient of the input is the same convolution
+//! with the weight's channels swapped and its taps reversed; that of the weight correlates
+//! transformed gradients with transformed inputs, and is transformed back once.
+
+mod layout;
+mod product;
+mod transform;
+
+use pulp::Arch;
+
+use super::shape::Shape;
+use super::{Backward, Forward};
+use crate::conv2d::Geometry;
+use layout::{Layout, gather, spread};
+use product::{BLOCK, Convolve, Correlate, PAIR, ROW, Taps, step};
+use transform::{Inputs, OutputGradients, POINTS, Rows};
+
+const TAPS: usize = ROW * ROW;
+
+/// Values that transformed images may take, so that they stay in a core's second-level cache.
+const SCRATCH: usize = 1 << 16;
+
+/// Whether this algorithm computes that convolution.
+pub fn fits(s: &Shape) -> bool {
+    let same = Geometry {
+        stride: 1,
+        padding: 1,
+    };
+    s.k == 3 && s.geometry == same && s.h > 0 && s.w > 0
+}
+
+/// Images that are computed on at once.
+fn together(s: &Shape) -> usize {
+    let image = Layout::new(1, s.h, s.w, 1).len() * POINTS * s.c_in.max(s.c_out);
+    (SCRATCH / image).max(1)
+}
+
+/// A transformed weight.
+struct Weight {
+    outputs: usize,
+    inputs: usize,
+    /// `[POINTS, blocks of outputs, inputs]`; the last block is filled up with zeros.
+    taps: Vec<Taps>,
+}
+
+impl Weight {
+    /// Of `weight(output, input, tap)`.
+    fn new(outputs: usize, inputs: usize, weight: impl Fn(usize, usize, usize) -> f32) -> Self {
+        let blocks = outputs.div_ceil(BLOCK);
+        let mut taps = vec![[0.0; ROW * BLOCK]; POINTS * blocks * inputs];
+        for o in 0..outputs {
+            for i in 0..inputs {
+                for kx in 0..ROW {
+                    let column = std::array::from_fn(|ky| weight(o, i, ky * ROW + kx));
+                    for (p, tap) in transform::taps(column).into_iter().enumerate() {
+                        let at = (p * blocks + o / BLOCK) * inputs + i;
+                        taps[at][kx * BLOCK + o % BLOCK] = tap;
+                    }
+                }
+            }
+        }
+        Self {
+            outputs,
+            inputs,
+            taps,
+        }
+    }
+
+    /// `dense`, `[images, outputs, H, W]`, from transformed inputs.
+    fn convolve(
+        &self,
+        layout: Layout,
+        x: &[f32],
+        products: &mut Vec<f32>,
+        bias: &[f32],
+        dense: &mut [f32],
+    ) {
+        let arch = Arch::new();
+        let block = BLOCK * layout.run;
+        let products_of_point = self.outputs.div_ceil(BLOCK) * block;
+        products.resize(POINTS * products_of_point, 0.0);
+        let taps_of_point = self.taps.len() / POINTS;
+        let points = (x.chunks_exact(x.len() / POINTS))
+            .zip(products.chunks_exact_mut(products_of_point))
+            .zip(self.taps.chunks_exact(taps_of_point));
+        for ((x, products), taps) in points {
+            let blocks = (products.chunks_exact_mut(block)).zip(taps.chunks_exact(self.inputs));
+            for (y, weight) in blocks {
+                arch.dispatch(Convolve { weight, x, y });
+            }
+        }
+        gather(layout, products, bias, dense);
+    }
+}
+
+/// Transformed inputs and gradients, and products.
+#[derive(Default)]
+pub struct Scratch {
+    x: Tiles,
+    dy: Tiles,
+    products: Vec<f32>,
+}
+
+/// Transformed images.
+#[derive(Default)]
+struct Tiles {
+    layout: Option<Layout>,
+    values: Vec<f32>,
+}
+
+impl Tiles {
+    /// `[POINTS, channels to a multiple of `multiple`, len]` of `dense`.
+    fn spread<R: Rows>(
+        &mut self,
+        layout: Layout,
+        (channels, multiple): (usize, usize),
+        dense: &[f32],
+    ) -> &[f32] {
+        let size = POINTS * channels.next_multiple_of(multiple) * layout.len();
+        // What lies between rows is zero, and stays so while rows are in the same places.
+        if self.layout != Some(layout) || self.values.len() != size {
+            self.layout = Some(layout);
+            self.values.clear();
+            self.values.resize(size, 0.0);
+        }
+        spread::<R>(layout, channels, dense, &mut self.values);
+        &self.values
+    }
+}
+
+/// Outputs.
+pub struct WinogradForward {
+    shape: Shape,
+    weight: Weight,
+    bias: Vec<f32>,
+}
+
+impl WinogradForward {
+    pub fn new(shape: &Shape, weight: &[f32], bias: Option<&[f32]>) -> Self {
+        let s = *shape;
+        Self {
+            shape: s,
+            weight: Weight::new(s.c_out, s.c_in, |o, i, t| {
+                weight[(o * s.c_in + i) * TAPS + t]
+            }),
+            bias: bias.map_or_else(|| vec![0.0; s.c_out], <[f32]>::to_vec),
+        }
+    }
+}
+
+impl Forward for WinogradForward {
+    type Scratch = Scratch;
+
+    fn together(&self) -> usize {
+        together(&self.shape)
+    }
+
+    fn scratch(&self) -> Scratch {
+        Scratch::default()
+    }
+
+    fn forward(&self, scratch: &mut Scratch, x: &[f32], y: &mut [f32]) {
+        let s = &self.shape;
+        let layout = Layout::new(x.len() / s.image(), s.h, s.w, step(Arch::new()));
+        let Scratch {
+            x: tiles, products, ..
+        } = scratch;
+        let x = tiles.spread::<Inputs>(layout, (s.c_in, 1), x);
+        self.weight.convolve(layout, x, products, &self.bias, y);
+    }
+}
+
+/// Gradients.
+pub struct WinogradBackward {
+    shape: Shape,
+    /// Of the input gradient's convolution.
+    weight: Weight,
+    zeros: Vec<f32>,
+}
+
+impl WinogradBackward {
+    pub fn new(shape: &Shape, weight: &[f32]) -> Self {
+        let s = *shape;
+        Self {
+            shape: s,
+            weight: Weight::new(s.c_in, s.c_out, |i, o, t| {
+                weight[(o * s.c_in + i) * TAPS + TAPS - 1 - t]
+            }),
+            zeros: vec![0.0; s.c_in],
+        }
+    }
+
+    fn layout(&self, images: usize) -> Layout {
+        Layout::new(images, self.shape.h, self.shape.w, step(Arch::new()))
+    }
+}
+
+impl Backward for WinogradBackward {
+    type Scratch = Scratch;
+
+    fn scratch(&self) -> Scratch {
+        Scratch::default()
+    }
+
+    fn weight_gradient(&self, scratch: &mut Scratch, x: &[f32], dy: &[f32], dw: &mut [f32]) {
+        let s = &self.shape;
+        let arch = Arch::new();
+        let together = together(s);
+        let outputs = s.c_out.next_multiple_of(PAIR);
+        // `[POINTS, outputs, inputs, ROW]`
+        let mut sums = vec![0.0; POINTS * outputs * s.c_in * ROW];
+        let of_point = sums.len() / POINTS;
+        let images = x
+            .chunks(together * s.image())
+            .zip(dy.chunks(together * s.out_image()));
+        for (x, dy) in images {
+            let layout = self.layout(x.len() / s.image());
+            let Scratch {
+                x: x_tiles,
+                dy: dy_tiles,
+                ..
+            } = scratch;
+            let x = x_tiles.spread::<Inputs>(layout, (s.c_in, PAIR), x);
+            let dy = dy_tiles.spread::<OutputGradients>(layout, (s.c_out, PAIR), dy);
+            let points = (x.chunks_exact(x.len() / POINTS))
+                .zip(dy.chunks_exact(dy.len() / POINTS))
+                .zip(sums.chunks_exact_mut(of_point));
+            for ((x, dy), sums) in points {
+                let pairs = (dy.chunks_exact(PAIR * layout.len()))
+                    .zip(sums.chunks_exact_mut(PAIR * s.c_in * ROW));
+                for (dy, dw) in pairs {
+                    arch.dispatch(Correlate {
+                        run: layout.run,
+                        inputs: s.c_in,
+                        x,
+                        dy,
+                        dw,
+                    });
+                }
+            }
+        }
+        for (channel, dw) in dw.chunks_exact_mut(TAPS).enumerate() {
+            for kx in 0..ROW {
+                let sums = std::array::from_fn(|p| sums[p * of_point + channel * ROW + kx]);
+                for (ky, d) in transform::taps_gradient(sums).into_iter().enumerate() {
+                    dw[ky * ROW + kx] += d;
+                }
+            }
+        }
+    }
+
+    fn input_gradient(&self, scratch: &mut Scratch, dy: &[f32], dx: &mut [f32]) {
+        let s = &self.shape;
+        let together = together(s);
+        let images = dx
+            .chunks_mut(together * s.image())
+            .zip(dy.chunks(together * s.out_image()));
+        for (dx, dy) in images {
+            let layout = self.layout(dx.len() / s.image());
+            let Scratch {
+                // The other one holds what comes from the weight's gradient of the next images.
+                x: tiles,
+                products,
+                ..
+            } = scratch;
+            let dy = tiles.spread::<Inputs>(layout, (s.c_out, 1), dy);
+            self.weight.convolve(layout, dy, products, &self.zeros, dx);
+        }
+    }
+}
