@@ -29,7 +29,7 @@ fn values_and_gradients_are_those_of_burn() {
         let random =
             |shape: [usize; 4]| Tensor::<4>::random(shape, Distribution::Normal(0.0, 1.0), &device);
         let geometry = Geometry { stride, padding };
-        let x = random([11, c_in, size, size]).require_grad();
+        let x = random([11, c_in, size, size + 2]).require_grad();
         let w = random([c_out, c_in, k, k]).require_grad();
         let b = random([1, 1, 1, c_out])
             .reshape([c_out])
@@ -54,7 +54,7 @@ fn values_and_gradients_are_those_of_burn() {
             )
         };
         let (ours, burns) = (run(true), run(false));
-        let what = format!("{c_in}→{c_out}, {size}², k {k}, {geometry:?}");
+        let what = format!("{c_in}→{c_out}, {size} rows, k {k}, {geometry:?}");
         assert!(relative(ours.0, burns.0) < 1e-5, "output of {what}");
         assert!(relative(ours.1, burns.1) < 1e-5, "input gradient of {what}");
         assert!(

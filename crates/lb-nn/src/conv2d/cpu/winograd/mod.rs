@@ -35,6 +35,11 @@ pub fn fits(s: &Shape) -> bool {
     s.k == 3 && s.geometry == same && s.h > 0 && s.w > 0
 }
 
+/// So many images, as tiles that fill this processor's vectors.
+fn layout(s: &Shape, images: usize) -> Layout {
+    Layout::new(images, s.h, s.w, step(Arch::new()))
+}
+
 /// Images that are computed on at once.
 fn together(s: &Shape) -> usize {
     let image = Layout::new(1, s.h, s.w, 1).len() * POINTS * s.c_in.max(s.c_out);
@@ -99,11 +104,14 @@ impl Weight {
     }
 }
 
-/// Transformed inputs and gradients, and products.
+/// What a thread needs.
 #[derive(Default)]
 pub struct Scratch {
+    /// Of a convolution.
     x: Tiles,
+    /// Of outputs' gradients.
     dy: Tiles,
+    /// `[POINTS, outputs to a multiple of BLOCK, run]`
     products: Vec<f32>,
 }
 
@@ -167,12 +175,9 @@ impl Forward for WinogradForward {
 
     fn forward(&self, scratch: &mut Scratch, x: &[f32], y: &mut [f32]) {
         let s = &self.shape;
-        let layout = Layout::new(x.len() / s.image(), s.h, s.w, step(Arch::new()));
-        let Scratch {
-            x: tiles, products, ..
-        } = scratch;
-        let x = tiles.spread::<Inputs>(layout, (s.c_in, 1), x);
-        self.weight.convolve(layout, x, products, &self.bias, y);
+        let layout = layout(s, x.len() / s.image());
+        let x = scratch.x.spread::<Inputs>(layout, (s.c_in, 1), x);
+        (self.weight).convolve(layout, x, &mut scratch.products, &self.bias, y);
     }
 }
 
@@ -195,10 +200,6 @@ impl WinogradBackward {
             zeros: vec![0.0; s.c_in],
         }
     }
-
-    fn layout(&self, images: usize) -> Layout {
-        Layout::new(images, self.shape.h, self.shape.w, step(Arch::new()))
-    }
 }
 
 impl Backward for WinogradBackward {
@@ -220,14 +221,9 @@ impl Backward for WinogradBackward {
             .chunks(together * s.image())
             .zip(dy.chunks(together * s.out_image()));
         for (x, dy) in images {
-            let layout = self.layout(x.len() / s.image());
-            let Scratch {
-                x: x_tiles,
-                dy: dy_tiles,
-                ..
-            } = scratch;
-            let x = x_tiles.spread::<Inputs>(layout, (s.c_in, PAIR), x);
-            let dy = dy_tiles.spread::<OutputGradients>(layout, (s.c_out, PAIR), dy);
+            let layout = layout(s, x.len() / s.image());
+            let x = (scratch.x).spread::<Inputs>(layout, (s.c_in, PAIR), x);
+            let dy = (scratch.dy).spread::<OutputGradients>(layout, (s.c_out, PAIR), dy);
             let points = (x.chunks_exact(x.len() / POINTS))
                 .zip(dy.chunks_exact(dy.len() / POINTS))
                 .zip(sums.chunks_exact_mut(of_point));
@@ -262,15 +258,10 @@ impl Backward for WinogradBackward {
             .chunks_mut(together * s.image())
             .zip(dy.chunks(together * s.out_image()));
         for (dx, dy) in images {
-            let layout = self.layout(dx.len() / s.image());
-            let Scratch {
-                // The other one holds what comes from the weight's gradient of the next images.
-                x: tiles,
-                products,
-                ..
-            } = scratch;
-            let dy = tiles.spread::<Inputs>(layout, (s.c_out, 1), dy);
-            self.weight.convolve(layout, dy, products, &self.zeros, dx);
+            let layout = layout(s, dx.len() / s.image());
+            // To the other convolution they are inputs.
+            let dy = scratch.x.spread::<Inputs>(layout, (s.c_out, 1), dy);
+            (self.weight).convolve(layout, dy, &mut scratch.products, &self.zeros, dx);
         }
     }
 }
