@@ -7,9 +7,8 @@
 //! of the zeros (1 in 9, 17 or 33) are never read.
 
 use std::marker::PhantomData;
-use std::ops::Range;
 
-use pulp::{Arch, Scalar, Simd, WithSimd};
+use pulp::{Arch, Simd, WithSimd};
 
 use super::transform::{POINTS, Rows, TILE, outputs};
 
@@ -57,13 +56,16 @@ impl Layout {
 /// Writes `to`, `[POINTS, channels or more, len]`, from `dense`, `[images, channels, H, W]`. What is
 /// in the place of zeros stays.
 pub fn spread<R: Rows>(layout: Layout, channels: usize, dense: &[f32], to: &mut [f32]) {
-    Arch::new().dispatch(Spread {
-        layout,
-        channels,
-        dense,
-        to,
-        rows: PhantomData::<R>,
-    });
+    by_rows(
+        layout.width,
+        Spread {
+            layout,
+            channels,
+            dense,
+            to,
+            rows: PhantomData::<R>,
+        },
+    );
 }
 
 struct Spread<'a, R> {
@@ -81,7 +83,6 @@ impl<R: Rows> WithSimd for Spread<'_, R> {
     fn with_simd<S: Simd>(self, simd: S) {
         let l = self.layout;
         let point = self.to.len() / POINTS;
-        let whole = l.width - l.width % S::F32_LANES;
         let zeros = vec![0.0; l.width];
         let images = self.dense.chunks_exact(self.channels * l.plane());
         for (image, dense) in images.take(l.images).enumerate() {
@@ -97,30 +98,21 @@ impl<R: Rows> WithSimd for Spread<'_, R> {
                     }
                     // Products start one value in.
                     let to = &mut self.to[c * l.len() + l.at(image, tile) + 1..];
-                    spread_rows::<R, S>(simd, rows, to, point, 0..whole);
-                    spread_rows::<R, Scalar>(Scalar, rows, to, point, whole..l.width);
+                    each_vector::<S>(
+                        l.width,
+                        #[inline(always)]
+                        |x, n| {
+                            let mut values = [simd.splat_f32s(0.0); POINTS];
+                            for (value, row) in values.iter_mut().zip(rows) {
+                                *value = load(simd, &row[x..][..n]);
+                            }
+                            for (p, value) in R::points(simd, values).into_iter().enumerate() {
+                                store(simd, &mut to[p * point + x..][..n], value);
+                            }
+                        },
+                    );
                 }
             }
-        }
-    }
-}
-
-/// Values `range` of a tile.
-#[inline(always)]
-fn spread_rows<R: Rows, S: Simd>(
-    simd: S,
-    rows: [&[f32]; POINTS],
-    to: &mut [f32],
-    point: usize,
-    range: Range<usize>,
-) {
-    for x in range.step_by(S::F32_LANES) {
-        let mut values = [simd.splat_f32s(0.0); POINTS];
-        for (value, row) in values.iter_mut().zip(rows) {
-            *value = load::<S>(row, x);
-        }
-        for (p, value) in R::points(simd, values).into_iter().enumerate() {
-            store::<S>(value, to, p * point + x);
         }
     }
 }
@@ -128,12 +120,15 @@ fn spread_rows<R: Rows, S: Simd>(
 /// Writes outputs, `dense`, `[images, channels, H, W]`, from products, `[POINTS, channels or more,
 /// run]`, and the bias of every channel.
 pub fn gather(layout: Layout, products: &[f32], bias: &[f32], dense: &mut [f32]) {
-    Arch::new().dispatch(Gather {
-        layout,
-        products,
-        bias,
-        dense,
-    });
+    by_rows(
+        layout.width,
+        Gather {
+            layout,
+            products,
+            bias,
+            dense,
+        },
+    );
 }
 
 struct Gather<'a> {
@@ -150,51 +145,71 @@ impl WithSimd for Gather<'_> {
     fn with_simd<S: Simd>(self, simd: S) {
         let l = self.layout;
         let point = self.products.len() / POINTS;
-        let whole = l.width - l.width % S::F32_LANES;
         let images = self.dense.chunks_exact_mut(self.bias.len() * l.plane());
         for (image, dense) in images.take(l.images).enumerate() {
             let planes = dense.chunks_exact_mut(l.plane());
             for (c, (plane, &bias)) in planes.zip(self.bias).enumerate() {
                 for (tile, rows) in plane.chunks_mut(TILE * l.width).enumerate() {
                     let from = &self.products[c * l.run + l.at(image, tile)..];
-                    gather_rows(simd, (from, point), bias, (&mut *rows, l.width), 0..whole);
-                    let rest = whole..l.width;
-                    gather_rows(Scalar, (from, point), bias, (rows, l.width), rest);
+                    let bias = simd.splat_f32s(bias);
+                    each_vector::<S>(
+                        l.width,
+                        #[inline(always)]
+                        |x, n| {
+                            let mut products = [simd.splat_f32s(0.0); POINTS];
+                            for (p, product) in products.iter_mut().enumerate() {
+                                *product = load(simd, &from[p * point + x..][..n]);
+                            }
+                            let values = outputs(simd, products).into_iter();
+                            // The last tile of an image may have fewer rows.
+                            for (row, value) in rows.chunks_exact_mut(l.width).zip(values) {
+                                store(simd, &mut row[x..][..n], simd.add_f32s(value, bias));
+                            }
+                        },
+                    );
                 }
             }
         }
     }
 }
 
-/// Values `range` of a tile, of as many of its rows as there are.
+/// `op` by the widest vectors that rows fill: parts of vectors are slow.
+fn by_rows<Op: WithSimd>(width: usize, op: Op) -> Op::Output {
+    #[cfg(target_arch = "x86_64")]
+    if width % 16 != 0
+        && let Some(avx2) = pulp::x86::V3::try_new()
+    {
+        return Simd::vectorize(avx2, op);
+    }
+    let _ = width;
+    Arch::new().dispatch(op)
+}
+
+/// `f(first, count)` of every vector of a row; the last one may be a part. `f` has to be inlined: on its
+/// own it is compiled without the vectors' instructions.
 #[inline(always)]
-fn gather_rows<S: Simd>(
-    simd: S,
-    (from, point): (&[f32], usize),
-    bias: f32,
-    (rows, width): (&mut [f32], usize),
-    range: Range<usize>,
-) {
-    let bias = simd.splat_f32s(bias);
-    for x in range.step_by(S::F32_LANES) {
-        let mut products = [simd.splat_f32s(0.0); POINTS];
-        for (p, product) in products.iter_mut().enumerate() {
-            *product = load::<S>(from, p * point + x);
-        }
-        for (y, value) in outputs(simd, products).into_iter().enumerate() {
-            if y * width < rows.len() {
-                store::<S>(simd.add_f32s(value, bias), rows, y * width + x);
-            }
-        }
+fn each_vector<S: Simd>(width: usize, mut f: impl FnMut(usize, usize)) {
+    let whole = width - width % S::F32_LANES;
+    for x in (0..whole).step_by(S::F32_LANES) {
+        f(x, S::F32_LANES);
+    }
+    if whole < width {
+        f(whole, width - whole);
     }
 }
 
 #[inline(always)]
-fn load<S: Simd>(from: &[f32], at: usize) -> S::f32s {
-    S::as_simd_f32s(&from[at..][..S::F32_LANES]).0[0]
+fn load<S: Simd>(simd: S, from: &[f32]) -> S::f32s {
+    match from.len() == S::F32_LANES {
+        true => S::as_simd_f32s(from).0[0],
+        false => simd.partial_load_f32s(from),
+    }
 }
 
 #[inline(always)]
-fn store<S: Simd>(value: S::f32s, to: &mut [f32], at: usize) {
-    S::as_mut_simd_f32s(&mut to[at..][..S::F32_LANES]).0[0] = value;
+fn store<S: Simd>(simd: S, to: &mut [f32], value: S::f32s) {
+    match to.len() == S::F32_LANES {
+        true => S::as_mut_simd_f32s(to).0[0] = value,
+        false => simd.partial_store_f32s(to, value),
+    }
 }

@@ -18,7 +18,7 @@ use super::shape::Shape;
 use super::{Backward, Forward};
 use crate::conv2d::Geometry;
 use layout::{Layout, gather, spread};
-use product::{BLOCK, Convolve, Correlate, PAIR, ROW, Taps, step};
+use product::{BLOCK, Convolve, Correlate, PAIR, ROW, Taps, lanes};
 use transform::{Inputs, OutputGradients, POINTS, Rows};
 
 const TAPS: usize = ROW * ROW;
@@ -35,9 +35,9 @@ pub fn fits(s: &Shape) -> bool {
     s.k == 3 && s.geometry == same && s.h > 0 && s.w > 0
 }
 
-/// So many images, as tiles that fill this processor's vectors.
+/// So many images, as rows that fill this processor's vectors.
 fn layout(s: &Shape, images: usize) -> Layout {
-    Layout::new(images, s.h, s.w, step(Arch::new()))
+    Layout::new(images, s.h, s.w, lanes())
 }
 
 /// Images that are computed on at once.
@@ -213,7 +213,7 @@ impl Backward for WinogradBackward {
         let s = &self.shape;
         let arch = Arch::new();
         let together = together(s);
-        let outputs = s.c_out.next_multiple_of(PAIR);
+        let outputs = s.c_out.next_multiple_of(BLOCK);
         // `[POINTS, outputs, inputs, ROW]`
         let mut sums = vec![0.0; POINTS * outputs * s.c_in * ROW];
         let of_point = sums.len() / POINTS;
@@ -223,14 +223,14 @@ impl Backward for WinogradBackward {
         for (x, dy) in images {
             let layout = layout(s, x.len() / s.image());
             let x = (scratch.x).spread::<Inputs>(layout, (s.c_in, PAIR), x);
-            let dy = (scratch.dy).spread::<OutputGradients>(layout, (s.c_out, PAIR), dy);
+            let dy = (scratch.dy).spread::<OutputGradients>(layout, (s.c_out, BLOCK), dy);
             let points = (x.chunks_exact(x.len() / POINTS))
                 .zip(dy.chunks_exact(dy.len() / POINTS))
                 .zip(sums.chunks_exact_mut(of_point));
             for ((x, dy), sums) in points {
-                let pairs = (dy.chunks_exact(PAIR * layout.len()))
-                    .zip(sums.chunks_exact_mut(PAIR * s.c_in * ROW));
-                for (dy, dw) in pairs {
+                let blocks = (dy.chunks_exact(BLOCK * layout.len()))
+                    .zip(sums.chunks_exact_mut(BLOCK * s.c_in * ROW));
+                for (dy, dw) in blocks {
                     arch.dispatch(Correlate {
                         run: layout.run,
                         inputs: s.c_in,
