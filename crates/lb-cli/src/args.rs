@@ -110,8 +110,8 @@ pub struct TrainArgs {
     pub data: DataArgs,
     #[command(flatten)]
     pub device: DeviceArgs,
-    /// Devices of the backend, by number, e.g. 0,1: each gets an equal part of every batch. The CPU
-    /// is one device, whatever the number [default: the backend's first]
+    /// Devices of the backend, by number, e.g. 0,1: each gets an equal part of every batch. On the
+    /// CPU each is a share of the cores [default: the backend's first]
     #[arg(long, value_delimiter = ',', value_name = "N,…")]
     pub devices: Vec<usize>,
     /// Passes over the training images

@@ -5,6 +5,7 @@
 //! wait for each other once a step.
 
 use std::num::NonZeroUsize;
+use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::Device;
 #[cfg(feature = "flex")]
@@ -24,10 +25,22 @@ impl Lanes {
     /// If the system gives no threads.
     pub(crate) fn new(pieces: NonZeroUsize) -> std::io::Result<Self> {
         let threads = rayon::current_num_threads();
-        let lanes = pieces.get().min(threads);
+        Self::of(pieces.get().min(threads), threads)
+    }
+
+    /// A group for each of `pieces`, which then can wait for each other; more groups than threads if
+    /// need be.
+    ///
+    /// # Errors
+    /// As of [`new`](Self::new).
+    pub(crate) fn one_each(pieces: NonZeroUsize) -> std::io::Result<Self> {
+        Self::of(pieces.get(), rayon::current_num_threads())
+    }
+
+    fn of(lanes: usize, threads: usize) -> std::io::Result<Self> {
         let pool = || {
             rayon::ThreadPoolBuilder::new()
-                .num_threads(threads / lanes)
+                .num_threads((threads / lanes).max(1))
                 .build()
                 .map_err(std::io::Error::other)
         };
@@ -43,17 +56,23 @@ impl Lanes {
         device: &Device,
         pieces: NonZeroUsize,
     ) -> std::io::Result<Option<Self>> {
-        #[cfg(feature = "flex")]
-        if lb_core::host::on_host(&Tensor::<1>::zeros([1], device)).is_some() {
-            return Self::new(pieces).map(Some);
+        match on_cpu(device) {
+            true => Self::new(pieces).map(Some),
+            false => Ok(None),
         }
-        let _ = (device, pieces);
-        Ok(None)
     }
 
-    /// `f`, within group `lane` of them; where there are fewer, they are shared.
+    /// `f`, within group `lane` of them; where there are fewer, they are shared. Always on the same
+    /// thread of the group: Burn keeps running statistics apart by the thread that moved them.
     pub(crate) fn within<R: Send>(&self, lane: usize, f: impl FnOnce() -> R + Send) -> R {
-        self.pools[lane % self.pools.len()].install(f)
+        let f = Mutex::new(Some(f));
+        let first = |thread: rayon::BroadcastContext<'_>| match thread.index() {
+            0 => f.lock().unwrap_or_else(PoisonError::into_inner).take(),
+            _ => None,
+        };
+        let pool = &self.pools[lane % self.pools.len()];
+        let mut results = pool.broadcast(|thread| first(thread).map(|f| f()));
+        results.swap_remove(0).expect("the first thread ran it")
     }
 
     /// `f` of every item, in the items' order. Which group an item goes to depends on nothing but
@@ -83,6 +102,17 @@ impl Lanes {
     }
 }
 
+/// Whether `device` computes with the threads of this process, by operators that know of lanes.
+pub(crate) fn on_cpu(device: &Device) -> bool {
+    #[cfg(feature = "flex")]
+    return lb_core::host::on_host(&Tensor::<1>::zeros([1], device)).is_some();
+    #[cfg(not(feature = "flex"))]
+    {
+        let _ = device;
+        false
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -97,6 +127,19 @@ mod tests {
             assert_eq!(order, [0, 1, 2, 3, 4, 5, 6]);
             let each = all / pieces.min(all);
             assert!(results.iter().all(|r| r.1 == each), "{pieces}: {results:?}");
+        }
+    }
+
+    #[test]
+    fn a_group_works_on_one_thread() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(8);
+        let lanes = || Lanes::one_each(NonZeroUsize::new(2).unwrap());
+        let lanes = pool.build().unwrap().install(lanes).unwrap();
+        let thread = |lane| lanes.within(lane, || std::thread::current().id());
+        let (a, b) = (thread(0), thread(1));
+        assert_ne!(a, b);
+        for _ in 0..100 {
+            assert_eq!([thread(0), thread(1)], [a, b]);
         }
     }
 

@@ -73,10 +73,7 @@ fn rows_of_interest() -> Result<Vec<Options>> {
         edge_bits: None,
         ..at("4")?
     });
-    all.push(Options {
-        residual_bits: Some(BitWidth::EIGHT),
-        ..at("w2a4")?
-    });
+    all.push(at("w2a4")?);
     all.push(Options {
         method: Method::Lbtorch,
         ..at("4")?

@@ -1,7 +1,6 @@
 //! The passes over memory. A plane is the positions of one channel of one image.
 
 use lb_core::host::{self, FlexTensor, sum};
-use lb_core::moments::channel_sums;
 use rayon::prelude::*;
 
 /// Images, channels, positions of an image.
@@ -18,24 +17,13 @@ impl Shape {
     }
 
     /// Values of a channel.
-    fn count(&self) -> f64 {
-        (self.n * self.plane) as f64
+    pub fn count(&self) -> usize {
+        self.n * self.plane
     }
 
     fn plane<'a>(&self, image: &'a [f32], c: usize) -> &'a [f32] {
         &image[c * self.plane..][..self.plane]
     }
-}
-
-/// Mean and biased variance of every channel.
-pub(super) fn statistics(s: &Shape, x: &[f32]) -> Vec<[f64; 2]> {
-    channel_sums(x, s.c, s.plane)
-        .into_iter()
-        .map(|[total, squares]| {
-            let mean = total / s.count();
-            [mean, (squares / s.count() - mean * mean).max(0.0)]
-        })
-        .collect()
 }
 
 /// `scale · x + shift` by channel.

@@ -5,8 +5,12 @@
 
 #[cfg(feature = "flex")]
 mod cpu;
+#[cfg_attr(not(feature = "flex"), allow(dead_code))]
+mod group;
 #[cfg(feature = "flex")]
 mod tracked;
+
+pub use group::Group;
 
 use burn::nn::BatchNorm;
 use burn::tensor::Tensor;
@@ -17,7 +21,8 @@ use burn::tensor::Tensor;
 ///
 /// with mean μ and (biased) variance σ² over images and positions. While training (a device that
 /// tracks gradients, and the layer in training mode) they are those of the batch, and the layer's
-/// running statistics move towards them; else they are the running ones.
+/// running statistics move towards them; else they are the running ones. A batch on the CPU may pass
+/// in pieces ([`Group`]).
 ///
 /// # Shapes
 /// - `x`: `[N, C, H, W]`
@@ -32,7 +37,10 @@ pub fn batch_norm(layer: &BatchNorm, x: Tensor<4>) -> Tensor<4> {
             layer.epsilon as f32,
         )
     {
-        update(layer, normalized.mean, normalized.variance);
+        // All pieces have the same statistics, and share the layer's.
+        if group::Member::current().is_none_or(|m| m.is_first()) {
+            update(layer, normalized.mean, normalized.variance);
+        }
         return normalized.y;
     }
     layer.forward(x)

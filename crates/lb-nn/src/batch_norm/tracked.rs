@@ -7,8 +7,10 @@ use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::{Autodiff, Flex};
 use burn::tensor::Tensor;
 use lb_core::host::{self, FlexTensor, OnHost, TrackedTensor};
+use lb_core::moments::channel_sums;
 
 use super::cpu::{self, Shape};
+use super::group::{Member, whole};
 
 pub(super) struct Normalized {
     pub y: Tensor<4>,
@@ -16,7 +18,8 @@ pub(super) struct Normalized {
     pub variance: Tensor<1>,
 }
 
-/// By the batch's statistics; `None` if the tensors are not all on the CPU with gradients.
+/// By the statistics of the batch that `x` is, or is a piece of; `None` if the tensors are not all on
+/// the CPU with gradients.
 pub(super) fn batch_norm(
     x: &Tensor<4>,
     gamma: &Tensor<1>,
@@ -34,9 +37,15 @@ pub(super) fn batch_norm(
     let (beta, beta_node) = tracked(beta)?.into_parts();
     let x = x.to_contiguous();
     let shape = Shape { n, c, plane: h * w };
-    let statistics = cpu::statistics(&shape, host::values(&x));
-    let of = |i: usize| -> Vec<f32> { statistics.iter().map(|s| s[i] as f32).collect() };
-    let (mean, variance) = (of(0), of(1));
+    let member = Member::current();
+    let totals = channel_sums(host::values(&x), c, shape.plane);
+    let (totals, count) = whole(member.as_ref(), totals, shape.count());
+    let moments = totals.iter().map(|[total, squares]| {
+        let mean = total / count;
+        let variance = (squares / count - mean * mean).max(0.0);
+        (mean as f32, variance as f32)
+    });
+    let (mean, variance): (Vec<f32>, Vec<f32>) = moments.unzip();
     let inverse: Vec<f32> = variance
         .iter()
         .map(|v| (v + epsilon).sqrt().recip())
@@ -52,6 +61,7 @@ pub(super) fn batch_norm(
     let plain = |v: &Vec<f32>| Tensor::from_primitive::<Flex>(host::tensor(v.clone(), &[c]));
     let (mean_tensor, variance) = (plain(&mean), plain(&variance));
     let saved = Saved {
+        member,
         shape,
         x,
         mean,
@@ -80,6 +90,7 @@ fn tracked<const D: usize>(x: &Tensor<D>) -> Option<TrackedTensor> {
 /// What the backward pass needs.
 #[derive(Clone, Debug)]
 struct Saved {
+    member: Option<Member>,
     shape: Shape,
     x: FlexTensor,
     mean: Vec<f32>,
@@ -102,6 +113,7 @@ impl Backward<Flex, 3> for Normalization {
     fn backward(self, ops: Ops<Saved, 3>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = grads.consume::<Flex>(&ops.node);
         let Saved {
+            member,
             shape,
             x,
             mean,
@@ -110,8 +122,7 @@ impl Backward<Flex, 3> for Normalization {
         } = &ops.state;
         let values = host::values(x);
         let sums = cpu::sums(shape, values, host::values(&dy.to_contiguous()), mean);
-        let Shape { n, c, plane } = *shape;
-        let count = (n * plane) as f64;
+        let c = shape.c;
         let [x_node, gamma_node, beta_node] = ops.parents;
         if let Some(node) = gamma_node {
             let d = sums.iter().zip(inverse).map(|(s, i)| s[1] as f32 * i);
@@ -122,6 +133,7 @@ impl Backward<Flex, 3> for Normalization {
             grads.register::<Flex>(node.id, host::tensor(d, &[c]));
         }
         if let Some(node) = x_node {
+            let (sums, count) = whole(member.as_ref(), sums, shape.count());
             let factors: Vec<[f32; 3]> = (0..c)
                 .map(|c| {
                     let (i, mean) = (f64::from(inverse[c]), f64::from(mean[c]));

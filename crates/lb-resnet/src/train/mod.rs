@@ -3,6 +3,7 @@
 mod config;
 mod ema;
 mod pass;
+mod pieces;
 mod run_folder;
 mod schedule;
 mod select;

@@ -13,6 +13,7 @@ use burn::train::train::MultiDevicesTrainStep;
 use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
 
 use super::TrainConfig;
+use super::pieces::Pieces;
 use crate::ResnetError;
 use crate::batch::Batch;
 use crate::lanes::Lanes;
@@ -38,13 +39,16 @@ pub(super) struct Score {
 ///
 /// On several devices this is data parallelism in Burn's strategy of a main device: each has a copy
 /// of the network and a part of the batch, and their gradients are added up on the first. A batch
-/// normalization sees the part of its device.
+/// normalization sees the part of its device. On one CPU a batch passes in pieces as well, but a batch
+/// normalization sees all of it ([`pieces`](super::pieces)).
 pub(super) struct Passes {
     criterion: Criterion,
     main: Device,
     workers: Option<MultiDevicesTrainStep<FloatNet>>,
     /// Cores of each device, where several of them are the CPU.
     lanes: Option<Arc<Lanes>>,
+    /// Of a batch on one CPU.
+    pub(super) pieces: Option<Pieces>,
 }
 
 impl Passes {
@@ -67,6 +71,11 @@ impl Passes {
             main: devices[0].clone(),
             workers: (devices.len() > 1).then(|| MultiDevicesTrainStep::new(devices)),
             lanes: lanes.map(Arc::new),
+            pieces: match devices {
+                [device] => Pieces::new(config.batch, device)
+                    .map_err(|e| ResnetError::Device(e.to_string()))?,
+                _ => None,
+            },
         })
     }
 
@@ -100,12 +109,10 @@ impl Over<'_> {
         let failed = |e: &dyn std::fmt::Display| ResnetError::Device(e.to_string());
         let Some(workers) = &self.passes.workers else {
             let part = self.parts[0].next()?.map_err(|e| failed(&e));
-            return Some(part.map(|part| {
-                let output = TrainStep::step(net, part);
-                Pass {
-                    gradients: output.grads,
-                    score: output.item.score,
-                }
+            let main = &self.passes.main;
+            return Some(part.map(|part| match &self.passes.pieces {
+                Some(pieces) => sum(pieces.pass(net, part, main), net, main),
+                None => sum(vec![TrainStep::step(net, part)], net, main),
             }));
         };
         match workers.step(&mut self.parts, net) {
@@ -154,10 +161,10 @@ fn sum(mut outputs: Vec<TrainOutput<Scored>>, net: &FloatNet, main: &Device) -> 
 
 /// The loss.
 #[derive(Clone, Copy, Debug)]
-struct Criterion {
+pub(super) struct Criterion {
     smoothing: Option<f32>,
     /// Weight of a part's mean.
-    share: f32,
+    pub share: f32,
 }
 
 impl Criterion {
@@ -168,12 +175,12 @@ impl Criterion {
     }
 }
 
-/// The part of a batch that a device gets.
+/// The part of a batch that a device gets, or a piece of it.
 pub struct Part {
-    batch: Batch,
-    criterion: Criterion,
-    lanes: Option<Arc<Lanes>>,
-    index: usize,
+    pub(super) batch: Batch,
+    pub(super) criterion: Criterion,
+    pub(super) lanes: Option<Arc<Lanes>>,
+    pub(super) index: usize,
 }
 
 /// What comes of it.

@@ -137,25 +137,27 @@ fn run_backward<B: Backward>(
         .into_par_iter()
         .zip(x.par_chunks(group * s.image()))
         .zip(dy.par_chunks(group * s.out_image()))
-        .map(|((dx, x), dy)| {
-            let mut scratch = algorithm.scratch();
-            let mut dw = Vec::new();
-            if wanted.weight {
-                dw.resize(s.c_out * s.taps(), 0.0);
-                algorithm.weight_gradient(&mut scratch, x, dy, &mut dw);
-            }
-            if let Some(dx) = dx {
-                algorithm.input_gradient(&mut scratch, dy, dx);
-            }
-            (
-                dw,
-                if wanted.bias {
-                    bias_gradient(s, dy)
-                } else {
-                    Vec::new()
-                },
-            )
-        })
+        .map_init(
+            || algorithm.scratch(),
+            |scratch, ((dx, x), dy)| {
+                let mut dw = Vec::new();
+                if wanted.weight {
+                    dw.resize(s.c_out * s.taps(), 0.0);
+                    algorithm.weight_gradient(scratch, x, dy, &mut dw);
+                }
+                if let Some(dx) = dx {
+                    algorithm.input_gradient(scratch, dy, dx);
+                }
+                (
+                    dw,
+                    if wanted.bias {
+                        bias_gradient(s, dy)
+                    } else {
+                        Vec::new()
+                    },
+                )
+            },
+        )
         .collect();
     let (dw, db): (Vec<_>, Vec<_>) = partial.into_iter().unzip();
     let total = |parts: Vec<Vec<f32>>| parts.into_iter().reduce(added);
