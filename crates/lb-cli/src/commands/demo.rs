@@ -4,7 +4,6 @@ use std::time::Instant;
 
 use anyhow::Result;
 use lb_data::Split;
-use lb_format::BitWidth;
 use lb_resnet::ptq::{Method, Options};
 
 use crate::args::DemoArgs;

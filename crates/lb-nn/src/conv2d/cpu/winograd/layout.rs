@@ -176,7 +176,7 @@ impl WithSimd for Gather<'_> {
 /// `op` by the widest vectors that rows fill: parts of vectors are slow.
 fn by_rows<Op: WithSimd>(width: usize, op: Op) -> Op::Output {
     #[cfg(target_arch = "x86_64")]
-    if width % 16 != 0
+    if !width.is_multiple_of(16)
         && let Some(avx2) = pulp::x86::V3::try_new()
     {
         return Simd::vectorize(avx2, op);
