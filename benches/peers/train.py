@@ -1,17 +1,19 @@
 """Training images/s of ResNet-20: PyTorch beside `lb`, in turns.
 
-    ~/peers/bin/python train.py --bench BINARY     # target/release/deps/train-*, built by cargo bench --no-run
+    ~/peers/bin/python train.py --lb ../../target/release/lb --data JPEG    # on the CPU
     python train.py --device cuda --batch 128,512,1024    # PyTorch alone, on a GPU; `lb train` prints its own
 
-On the CPU every round measures PyTorch, channels-last and channels-first, and then the criterion benchmark's step. On
-a GPU the images lie there already (`lb train` loads, augments and moves them), products are in TF32, and `bf16` is
-PyTorch's autocast.
+On the CPU every round measures PyTorch, channels-last and channels-first, and then `lb train`, whose figure is its last
+printed pace. PyTorch's images are in memory, or on the GPU, already; `lb train` loads and augments them. On a GPU products
+are in TF32, and `bf16` is PyTorch's autocast.
 """
 
 import argparse
+import os
 import re
 import statistics
 import subprocess
+import tempfile
 import time
 
 import torch
@@ -24,9 +26,8 @@ def pytorch(layout, seconds, batch=128, device="cpu", network="resnet20", bf16=F
     net = ResNet(*NETWORKS[network]).to(device, memory_format=layout).train()
     x = torch.randn(batch, 3, 32, 32, device=device).to(memory_format=layout)
     labels = (torch.arange(batch) % 10).to(device)
-    # On the CPU the benchmark's plain descent, on a GPU that of `lb train`.
-    momentum = {} if device == "cpu" else {"momentum": 0.9, "nesterov": True, "weight_decay": 5e-4}
-    sgd = torch.optim.SGD(net.parameters(), lr=1e-3, **momentum)
+    # The descent of `lb train`.
+    sgd = torch.optim.SGD(net.parameters(), lr=1e-3, momentum=0.9, nesterov=True, weight_decay=5e-4)
     warm_up = 2 if device == "cpu" else 20
     steps, start = -warm_up, 0.0
     while True:
@@ -65,33 +66,39 @@ def on_gpu(device, batches, seconds, network):
             print(f"{network} batch {batch:5} {name:20} {rate:7.0f} images/s", flush=True)
 
 
-def ours(binary, threads):
-    out = subprocess.run(
-        [binary, "--bench", "step"],
-        capture_output=True,
-        text=True,
-        check=True,
-        env={"RAYON_NUM_THREADS": str(threads), "PATH": "/usr/bin:/bin"},
-    ).stdout
-    middle, unit = re.search(r"thrpt:.*elem/s\s+([\d.]+) +(\w?)elem/s\s+[\d.]+ +\w?elem/s\]", out).groups()
-    return float(middle) * {"": 1.0, "K": 1e3}[unit]
+def ours(binary, data, threads, seconds):
+    """The pace that `lb train` prints, loading and augmentation included."""
+    command = [binary, "train", "--data", data, "--held-out", "0.02", "--epochs", "100"]
+    with tempfile.TemporaryDirectory() as run:
+        out = subprocess.run(
+            ["timeout", "-s", "INT", str(seconds), *command, "--run", run],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "RAYON_NUM_THREADS": str(threads)},
+        )
+    paces = re.findall(r"([\d.]+) images/s", out.stdout + out.stderr)
+    if not paces:
+        raise SystemExit(f"lb train printed no pace:\n{out.stderr}")
+    return float(paces[-1])
 
 
 def main():
     parser = argparse.ArgumentParser()
-    parser.add_argument("--bench", help="the benchmark's binary, on the CPU")
+    parser.add_argument("--lb", help="the binary, on the CPU")
+    parser.add_argument("--data", help="what `lb` trains on")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", default="128", help="on a GPU, e.g. 128,512")
     parser.add_argument("--network", default="resnet20", choices=NETWORKS, help="on a GPU")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=4.0)
+    parser.add_argument("--seconds", type=float, default=8.0)
+    parser.add_argument("--lb-seconds", type=float, default=25.0, help="reading images included")
     args = parser.parse_args()
     if args.device != "cpu":
         batches = [int(b) for b in args.batch.split(",")]
         return on_gpu(args.device, batches, args.seconds, args.network)
-    if not args.bench:
-        parser.error("--bench is needed on the CPU")
+    if not (args.lb and args.data):
+        parser.error("--lb and --data are needed on the CPU")
     torch.set_num_threads(args.threads)
     rows = {"pytorch channels-last": [], "pytorch channels-first": [], "lb": []}
     for _ in range(args.rounds):
@@ -100,7 +107,7 @@ def main():
             ("pytorch channels-first", torch.contiguous_format),
         ]:
             rows[name].append(pytorch(layout, args.seconds))
-        rows["lb"].append(ours(args.bench, args.threads))
+        rows["lb"].append(ours(args.lb, args.data, args.threads, args.lb_seconds))
     base = rows["pytorch channels-last"]
     for name, values in rows.items():
         ratio = statistics.median(v / b for v, b in zip(values, base))

@@ -19,6 +19,8 @@ fn values_and_gradients_are_those_of_burn() {
         (16, 16, 9, 3, 1, 1, false),
         (5, 7, 9, 3, 2, 1, true),
         (5, 7, 8, 3, 2, 1, false),
+        (16, 32, 32, 3, 2, 1, false),
+        (2, 3, 1, 3, 2, 1, true),
         (4, 6, 8, 1, 2, 0, true),
         (3, 4, 7, 3, 1, 0, true),
         (2, 3, 5, 5, 1, 2, true),

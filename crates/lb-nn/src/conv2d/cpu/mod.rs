@@ -1,6 +1,8 @@
 //! Convolution on slices: images in parallel, by the algorithm that suits the geometry.
 
+mod product;
 mod shape;
+mod strided;
 mod unrolled;
 mod winograd;
 
@@ -8,6 +10,7 @@ use rayon::prelude::*;
 
 use super::Order;
 pub(super) use shape::Shape;
+use strided::{StridedBackward, StridedForward};
 use unrolled::Unrolled;
 pub(super) use unrolled::sums;
 use winograd::{WinogradBackward, WinogradForward};
@@ -49,20 +52,18 @@ pub(super) fn forward(
     weight: &[f32],
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
-    match order == Order::Any && winograd::fits(s) {
-        true => run_forward(s, &WinogradForward::new(s, weight, bias), x),
-        false => {
-            let shape = *s;
-            run_forward(
-                s,
-                &Unrolled {
-                    shape,
-                    weight,
-                    bias,
-                },
-                x,
-            )
-        }
+    if order == Order::Any && winograd::fits(s) {
+        run_forward(s, &WinogradForward::new(s, weight, bias), x)
+    } else if order == Order::Any && strided::fits(s) {
+        run_forward(s, &StridedForward::new(s, weight, bias), x)
+    } else {
+        let shape = *s;
+        let unrolled = Unrolled {
+            shape,
+            weight,
+            bias,
+        };
+        run_forward(s, &unrolled, x)
     }
 }
 
@@ -101,22 +102,18 @@ pub(super) fn backward(
     dy: &[f32],
     wanted: Wanted,
 ) -> Gradients {
-    match winograd::fits(s) {
-        true => run_backward(s, &WinogradBackward::new(s, weight), x, dy, wanted),
-        false => {
-            let (shape, bias) = (*s, None);
-            run_backward(
-                s,
-                &Unrolled {
-                    shape,
-                    weight,
-                    bias,
-                },
-                x,
-                dy,
-                wanted,
-            )
-        }
+    if winograd::fits(s) {
+        run_backward(s, &WinogradBackward::new(s, weight), x, dy, wanted)
+    } else if strided::fits(s) {
+        run_backward(s, &StridedBackward::new(s, weight), x, dy, wanted)
+    } else {
+        let (shape, bias) = (*s, None);
+        let unrolled = Unrolled {
+            shape,
+            weight,
+            bias,
+        };
+        run_backward(s, &unrolled, x, dy, wanted)
     }
 }
 

@@ -4,24 +4,25 @@
 //! Four rows of outputs take six rows of products ([`transform`]) where a direct convolution takes
 //! twelve, and rows stay contiguous, so that transforming is a few additions of neighbours
 //! ([`layout`]). At each of the six points what is left is a convolution by three horizontal taps,
-//! whose sums stay in registers ([`product`]). The gradient of the input is the same convolution
+//! whose sums stay in registers ([`product`](super::product)). The gradient of the input is the same convolution
 //! with the weight's channels swapped and its taps reversed; that of the weight correlates
 //! transformed gradients with transformed inputs, and is transformed back once.
 
 mod layout;
-mod product;
 mod transform;
 
 use pulp::Arch;
 
+use super::product::{BLOCK, Convolve, Correlate, PAIR, ROW, Taps, lanes};
 use super::shape::Shape;
 use super::{Backward, Forward};
 use crate::conv2d::Geometry;
 use layout::{Layout, gather, spread};
-use product::{BLOCK, Convolve, Correlate, PAIR, ROW, Taps, lanes};
 use transform::{Inputs, OutputGradients, POINTS, Rows};
 
 const TAPS: usize = ROW * ROW;
+/// Where the taps of a row read, from what the first one reads on.
+const TAPS_OF_ROW: [usize; ROW] = [0, 1, 2];
 
 /// Values that transformed images may take, so that they stay in a core's second-level cache.
 const SCRATCH: usize = 1 << 16;
@@ -51,21 +52,21 @@ struct Weight {
     outputs: usize,
     inputs: usize,
     /// `[POINTS, blocks of outputs, inputs]`; the last block is filled up with zeros.
-    taps: Vec<Taps>,
+    taps: Vec<Taps<ROW>>,
 }
 
 impl Weight {
     /// Of `weight(output, input, tap)`.
     fn new(outputs: usize, inputs: usize, weight: impl Fn(usize, usize, usize) -> f32) -> Self {
         let blocks = outputs.div_ceil(BLOCK);
-        let mut taps = vec![[0.0; ROW * BLOCK]; POINTS * blocks * inputs];
+        let mut taps = vec![[[0.0; BLOCK]; ROW]; POINTS * blocks * inputs];
         for o in 0..outputs {
             for i in 0..inputs {
                 for kx in 0..ROW {
                     let column = std::array::from_fn(|ky| weight(o, i, ky * ROW + kx));
                     for (p, tap) in transform::taps(column).into_iter().enumerate() {
                         let at = (p * blocks + o / BLOCK) * inputs + i;
-                        taps[at][kx * BLOCK + o % BLOCK] = tap;
+                        taps[at][kx][o % BLOCK] = tap;
                     }
                 }
             }
@@ -97,7 +98,12 @@ impl Weight {
         for ((x, products), taps) in points {
             let blocks = (products.chunks_exact_mut(block)).zip(taps.chunks_exact(self.inputs));
             for (y, weight) in blocks {
-                arch.dispatch(Convolve { weight, x, y });
+                arch.dispatch(Convolve {
+                    offsets: TAPS_OF_ROW,
+                    weight,
+                    x,
+                    y,
+                });
             }
         }
         gather(layout, products, bias, dense);
@@ -233,6 +239,8 @@ impl Backward for WinogradBackward {
                 for (dy, dw) in blocks {
                     arch.dispatch(Correlate {
                         run: layout.run,
+                        offsets: TAPS_OF_ROW,
+                        start: 1,
                         inputs: s.c_in,
                         x,
                         dy,

@@ -1,4 +1,7 @@
-//! Products at one point: sums over channels and horizontal taps that stay in registers.
+//! Sums over channels and taps that stay in registers.
+//!
+//! Rows of images follow each other with zeros between, so that what a tap reads of all positions is a
+//! stretch of values, some offset away: a convolution is a sum of weighted stretches.
 
 use pulp::{Arch, Simd, WithSimd};
 
@@ -6,13 +9,13 @@ use pulp::{Arch, Simd, WithSimd};
 pub const BLOCK: usize = 4;
 /// Input channels of a tile of the weight's gradient.
 pub const PAIR: usize = 2;
-/// Horizontal taps.
+/// Taps of a row.
 pub const ROW: usize = 3;
 /// Registers of AVX-512 and NEON; AVX2 has half of them.
 const MANY: usize = 32;
 
-/// The weights of one input channel to a block of output channels, tap by tap.
-pub type Taps = [f32; ROW * BLOCK];
+/// The weights of one input channel to a block of output channels.
+pub type Taps<const TAPS: usize> = [[f32; BLOCK]; TAPS];
 
 /// Values of a vector on this processor.
 pub fn lanes() -> usize {
@@ -27,17 +30,18 @@ pub fn lanes() -> usize {
     Arch::new().dispatch(Lanes)
 }
 
-/// `y[o, q] = Σ_{i, kx} weight[o, i, kx] · x[i, q + kx]` of a block of output channels.
-pub struct Convolve<'a> {
+/// `y[o, q] = Σ_{i, t} weight[o, i, t] · x[i, q + offsets[t]]` of a block of output channels.
+pub struct Convolve<'a, const TAPS: usize> {
+    pub offsets: [usize; TAPS],
     /// Of every input channel.
-    pub weight: &'a [Taps],
-    /// `[inputs, run + 2]`
+    pub weight: &'a [Taps<TAPS>],
+    /// `[inputs, as far as the last tap reads or further]`
     pub x: &'a [f32],
     /// `[BLOCK, run]`, whole vectors
     pub y: &'a mut [f32],
 }
 
-impl WithSimd for Convolve<'_> {
+impl<const TAPS: usize> WithSimd for Convolve<'_, TAPS> {
     type Output = ();
 
     #[inline(always)]
@@ -51,7 +55,7 @@ impl WithSimd for Convolve<'_> {
     }
 }
 
-impl Convolve<'_> {
+impl<const TAPS: usize> Convolve<'_, TAPS> {
     /// Tiles of `BLOCK` channels of so many vectors, from product `from` on; where they end.
     ///
     /// Two vectors are eight sums, which hide a multiply-add's latency, and with sixteen registers
@@ -61,16 +65,15 @@ impl Convolve<'_> {
     fn tiles<S: Simd, const VECTORS: usize>(&mut self, simd: S, from: usize) -> usize {
         let step = S::F32_LANES * VECTORS;
         let run = self.y.len() / BLOCK;
+        let channel = self.x.len() / self.weight.len();
         let mut q = from;
         while q + step <= run {
             let mut sums = [[simd.splat_f32s(0.0); VECTORS]; BLOCK];
-            for (x, weight) in self.x.chunks_exact(run + 2).zip(self.weight) {
-                let x = &x[q..][..step + 2];
-                for kx in 0..ROW {
-                    let (x, _) = S::as_simd_f32s(&x[kx..][..step]);
-                    let w = &weight[kx * BLOCK..][..BLOCK];
+            for (x, weight) in self.x.chunks_exact(channel).zip(self.weight) {
+                for t in 0..TAPS {
+                    let (x, _) = S::as_simd_f32s(&x[q + self.offsets[t]..][..step]);
                     for j in 0..BLOCK {
-                        let w = simd.splat_f32s(w[j]);
+                        let w = simd.splat_f32s(weight[t][j]);
                         for v in 0..VECTORS {
                             sums[j][v] = simd.mul_add_e_f32s(w, x[v], sums[j][v]);
                         }
@@ -88,15 +91,18 @@ impl Convolve<'_> {
     }
 }
 
-/// Adds `Σ_q dy[o, q] · x[i, q + kx]` to `dw[o, i, kx]` of a block of output channels.
+/// Adds `Σ_q dy[o, q + start] · x[i, q + offsets[t]]` to `dw[o, i, t]` of a block of output channels
+/// and a row of taps.
 pub struct Correlate<'a> {
     /// Products of a channel, whole vectors.
     pub run: usize,
-    /// Input channels; of `x` an even number, the last of zeros if need be.
+    pub offsets: [usize; ROW],
+    pub start: usize,
+    /// Input channels.
     pub inputs: usize,
-    /// `[inputs, run + 2]`
+    /// `[inputs to a multiple of PAIR, as far as the last tap reads or further]`
     pub x: &'a [f32],
-    /// `[BLOCK, run + 2]`, the first product one value in.
+    /// `[BLOCK, start + run or more]`
     pub dy: &'a [f32],
     /// `[BLOCK, inputs, ROW]`
     pub dw: &'a mut [f32],
@@ -120,18 +126,23 @@ impl Correlate<'_> {
     #[inline(always)]
     fn tiles<S: Simd, const OUTPUTS: usize>(self, simd: S) {
         let Self { run, inputs, .. } = self;
-        let len = run + 2;
+        let (channel, len) = (
+            self.x.len() / inputs.next_multiple_of(PAIR),
+            self.dy.len() / BLOCK,
+        );
         let n = run / S::F32_LANES;
         let tiles = (self.dy.chunks_exact(OUTPUTS * len))
             .zip(self.dw.chunks_exact_mut(OUTPUTS * inputs * ROW));
         for (dy, dw) in tiles {
-            let dy: [&[S::f32s]; OUTPUTS] =
-                std::array::from_fn(|o| &S::as_simd_f32s(&dy[o * len + 1..][..run]).0[..n]);
-            for (i, x) in self.x.chunks_exact(PAIR * len).enumerate() {
-                let (x0, x1) = x.split_at(len);
+            let dy: [&[S::f32s]; OUTPUTS] = std::array::from_fn(|o| {
+                &S::as_simd_f32s(&dy[o * len + self.start..][..run]).0[..n]
+            });
+            for (i, x) in self.x.chunks_exact(PAIR * channel).enumerate() {
+                let (x0, x1) = x.split_at(channel);
+                let at = self.offsets;
                 let x: [[&[S::f32s]; ROW]; PAIR] = [
-                    std::array::from_fn(|kx| &S::as_simd_f32s(&x0[kx..][..run]).0[..n]),
-                    std::array::from_fn(|kx| &S::as_simd_f32s(&x1[kx..][..run]).0[..n]),
+                    std::array::from_fn(|t| &S::as_simd_f32s(&x0[at[t]..][..run]).0[..n]),
+                    std::array::from_fn(|t| &S::as_simd_f32s(&x1[at[t]..][..run]).0[..n]),
                 ];
                 let mut sums = [[[simd.splat_f32s(0.0); ROW]; PAIR]; OUTPUTS];
                 for q in 0..n {
@@ -140,10 +151,10 @@ impl Correlate<'_> {
                         *d = dy[q];
                     }
                     for c in 0..PAIR {
-                        for kx in 0..ROW {
-                            let x = x[c][kx][q];
+                        for t in 0..ROW {
+                            let x = x[c][t][q];
                             for o in 0..OUTPUTS {
-                                sums[o][c][kx] = simd.mul_add_e_f32s(d[o], x, sums[o][c][kx]);
+                                sums[o][c][t] = simd.mul_add_e_f32s(d[o], x, sums[o][c][t]);
                             }
                         }
                     }
@@ -154,8 +165,8 @@ impl Correlate<'_> {
                         if input == inputs {
                             continue;
                         }
-                        for (kx, sum) in sums.iter().enumerate() {
-                            dw[(o * inputs + input) * ROW + kx] += simd.reduce_sum_f32s(*sum);
+                        for (t, sum) in sums.iter().enumerate() {
+                            dw[(o * inputs + input) * ROW + t] += simd.reduce_sum_f32s(*sum);
                         }
                     }
                 }
