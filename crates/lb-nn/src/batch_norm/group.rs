@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 /// The pieces of a batch. Each passes on a thread of its own ([`join`](Self::join)); at every batch
 /// normalization, forward and backward, they wait for each other and add up their sums, so that
@@ -10,6 +11,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 pub struct Group {
     state: Mutex<State>,
     changed: Condvar,
+    /// How long a piece waits awake: as long as sleeping and being woken would take, if it has a core
+    /// of its own.
+    awake: Duration,
 }
 
 #[derive(Debug)]
@@ -49,6 +53,10 @@ impl Group {
                 broken: false,
             }),
             changed: Condvar::new(),
+            awake: match pieces <= at_once {
+                true => Duration::from_micros(500),
+                false => Duration::ZERO,
+            },
         })
     }
 
@@ -79,8 +87,15 @@ impl Group {
         state: MutexGuard<'a, State>,
         ready: impl Fn(&State) -> bool,
     ) -> MutexGuard<'a, State> {
+        let waits = |s: &State| !s.broken && (s.free == 0 || !ready(s));
+        let (mut state, start) = (state, Instant::now());
+        while waits(&state) && start.elapsed() < self.awake {
+            drop(state);
+            (0..100).for_each(|_| std::hint::spin_loop());
+            state = self.lock();
+        }
         let mut state = (self.changed)
-            .wait_while(state, |s| !s.broken && (s.free == 0 || !ready(s)))
+            .wait_while(state, |s| waits(s))
             .unwrap_or_else(PoisonError::into_inner);
         assert!(!state.broken, "another piece of the batch failed");
         state.free -= 1;

@@ -20,7 +20,7 @@ use crate::model::FloatNet;
 /// Images of a piece, at least. Fewer would spend more on what is done once a piece.
 const LEAST: usize = 32;
 /// Pieces at most; fixed, so that a run is the same on any number of cores.
-const MOST: usize = 4;
+const MOST: usize = 2;
 
 /// Cores for each piece.
 pub(super) struct Pieces {
