@@ -26,7 +26,9 @@ struct State {
     total: Arc<[f64]>,
     /// How many were made.
     made: u64,
-    /// Whether a piece failed, and the others wait for nothing.
+    /// Pieces that are done.
+    gone: usize,
+    /// Whether a piece failed, or is done too early, and the others wait for nothing.
     broken: bool,
 }
 
@@ -50,6 +52,7 @@ impl Group {
                 parts: vec![None; pieces],
                 total: [].into(),
                 made: 0,
+                gone: 0,
                 broken: false,
             }),
             changed: Condvar::new(),
@@ -61,11 +64,13 @@ impl Group {
     }
 
     /// `f`, a pass of piece `index` forward and backward. All pieces have to be passed, each by a
-    /// thread of its own, through the same layers.
+    /// thread of its own: one that never comes keeps the others waiting.
     ///
     /// # Panics
-    /// If another piece's pass does, or there are fewer pieces.
+    /// If there is no such piece, another piece's pass panics, or they go through different layers.
     pub fn join<R>(self: &Arc<Self>, index: usize, f: impl FnOnce() -> R) -> R {
+        let pieces = self.lock().parts.len();
+        assert!(index < pieces, "piece {index} of {pieces}");
         let member = Member {
             group: self.clone(),
             index,
@@ -111,7 +116,8 @@ impl Drop for Seat<'_> {
         CURRENT.set(None);
         let mut state = self.0.lock();
         state.free += 1;
-        state.broken |= std::thread::panicking();
+        state.gone += 1;
+        state.broken |= std::thread::panicking() || state.parts.iter().any(Option::is_some);
         self.0.changed.notify_all();
     }
 }
@@ -130,6 +136,7 @@ impl Member {
     fn sum(&self, part: Vec<f64>) -> Arc<[f64]> {
         let group = &self.group;
         let mut state = group.lock();
+        assert!(state.gone == 0, "another piece passed fewer layers");
         let made = state.made;
         state.parts[self.index] = Some(part);
         if state.parts.iter().all(Option::is_some) {
@@ -217,6 +224,16 @@ mod tests {
             }
         });
         assert_eq!(most.into_inner(), 2);
+    }
+
+    #[test]
+    #[should_panic(expected = "called `Result::unwrap()`")]
+    fn a_piece_that_passes_fewer_layers_keeps_nobody_waiting() {
+        pass(3, 3, |member| {
+            for _ in member.index.min(1)..2 {
+                whole(Some(member), vec![[1.0; 2]], 1);
+            }
+        });
     }
 
     #[test]

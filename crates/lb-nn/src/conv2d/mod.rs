@@ -1,7 +1,7 @@
 //! The convolution that every stage computes with.
 //!
-//! On the CPU it is ours: images in parallel, Winograd's algorithm where it applies and else each
-//! image unrolled to a matrix that stays in the cache, and the backward pass in the same form. On
+//! On the CPU it is ours: images in parallel, Winograd's algorithm for 3×3 at stride 1, planes of even
+//! and odd rows and columns for 3×3 at stride 2, and else each image unrolled to a matrix that stays in the cache, and the backward pass in the same form. On
 //! other devices it is Burn's.
 
 #[cfg(feature = "flex")]

@@ -15,11 +15,12 @@ fn relative<const D: usize>(a: Tensor<D>, b: Tensor<D>) -> f32 {
 fn values_and_gradients_are_those_of_burn() {
     let device = Device::flex().autodiff();
     for (c_in, c_out, size, k, stride, padding, bias) in [
-        (3, 16, 32, 3, 1, 1, true),
+        (3, 16, 30, 3, 1, 1, true),
+        (6, 5, 14, 3, 1, 1, false),
         (16, 16, 9, 3, 1, 1, false),
         (5, 7, 9, 3, 2, 1, true),
         (5, 7, 8, 3, 2, 1, false),
-        (16, 32, 32, 3, 2, 1, false),
+        (6, 18, 30, 3, 2, 1, false),
         (2, 3, 1, 3, 2, 1, true),
         (4, 6, 8, 1, 2, 0, true),
         (3, 4, 7, 3, 1, 0, true),
@@ -66,6 +67,29 @@ fn values_and_gradients_are_those_of_burn() {
         if let (Some(a), Some(b)) = (ours.3, burns.3) {
             assert!(relative(a, b) < 1e-5, "bias gradient of {what}");
         }
+    }
+}
+
+/// Scratch that a thread goes on with has something of the images before in it.
+#[cfg(feature = "flex")]
+#[test]
+fn one_thread_computes_what_many_do() {
+    let device = Device::flex().autodiff();
+    for (c_in, stride) in [(3, 1), (3, 2), (6, 1), (6, 2)] {
+        let geometry = Geometry { stride, padding: 1 };
+        let normal = Distribution::Normal(0.0, 1.0);
+        let x = Tensor::<4>::random([70, c_in, 16, 16], normal, &device).require_grad();
+        let w = Tensor::<4>::random([c_in + 1, c_in, 3, 3], normal, &device).require_grad();
+        let run = |threads: usize| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+            pool.build().unwrap().install(|| {
+                let y = conv2d(x.clone(), w.clone(), None, geometry);
+                let grads = (y.clone() * y.clone()).sum().backward();
+                let of = |t: &Tensor<4>| t.grad(&grads).unwrap().into_data();
+                (y.inner().into_data(), of(&x), of(&w))
+            })
+        };
+        assert_eq!(run(1), run(64), "{c_in} channels, stride {stride}");
     }
 }
 

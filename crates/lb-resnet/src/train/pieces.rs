@@ -77,7 +77,7 @@ impl Pieces {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "flex"))]
 mod tests {
     use super::*;
     use crate::batch::{Epochs, NormalizedBatcher};

@@ -50,17 +50,31 @@ fn run(folder: &RunFolder, config: &TrainConfig, monitor: &mut dyn Monitor) -> O
 
 #[test]
 fn an_interrupted_run_resumes_to_the_same_bytes() {
+    // 6 steps an epoch: stop in the middle of each, and at the end of one.
+    resumes_to_the_same_bytes(&config(), &[2, 4, 3]);
+}
+
+#[test]
+fn an_interrupted_run_in_pieces_does_too() {
+    let config = TrainConfig {
+        batch: 64,
+        epochs: 5,
+        ..config()
+    };
+    resumes_to_the_same_bytes(&config, &[1, 2]);
+}
+
+fn resumes_to_the_same_bytes(config: &TrainConfig, stops: &[usize]) {
     let dir = tempfile::tempdir().unwrap();
     let whole = RunFolder::new(dir.path().join("whole"));
-    let done = run(&whole, &config(), &mut StopAfter(1000, vec![]));
+    let done = run(&whole, config, &mut StopAfter(1000, vec![]));
     assert!(done.finished);
 
-    // 6 steps an epoch: stop in the middle of each, and at the end of one.
     let parts = RunFolder::new(dir.path().join("parts"));
-    for steps in [2, 4, 3] {
-        assert!(!run(&parts, &config(), &mut StopAfter(steps, vec![])).finished);
+    for &steps in stops {
+        assert!(!run(&parts, config, &mut StopAfter(steps, vec![])).finished);
     }
-    let resumed = run(&parts, &config(), &mut StopAfter(1000, vec![]));
+    let resumed = run(&parts, config, &mut StopAfter(1000, vec![]));
     assert!(resumed.finished);
     assert_eq!(resumed.epochs, done.epochs);
     for file in ["last.safetensors", "best.safetensors", "metrics.jsonl"] {
@@ -68,7 +82,7 @@ fn an_interrupted_run_resumes_to_the_same_bytes() {
         assert_eq!(read(&whole), read(&parts), "{file}");
     }
     let c = checkpoint::load(&whole.last(), &Device::flex()).unwrap();
-    assert_eq!(c.training["metrics"]["epoch"], 2);
+    assert_eq!(c.training["metrics"]["epoch"], config.epochs);
 }
 
 #[test]

@@ -21,6 +21,10 @@ const GROUPS: usize = 8;
 /// Least images of one.
 const LEAST: usize = 8;
 
+/// Values that the images a thread computes on may take, so that they stay in a core's second-level
+/// cache.
+const SCRATCH: usize = 1 << 16;
+
 /// Computes outputs.
 trait Forward: Sync {
     /// What a thread needs.

@@ -9,13 +9,14 @@ use pulp::{Arch, Simd, WithSimd};
 pub const BLOCK: usize = 4;
 /// Input channels of a tile of the weight's gradient.
 pub const PAIR: usize = 2;
-/// Taps of a row.
+/// Taps of a row, and of a kernel.
 pub const ROW: usize = 3;
+pub const TAPS: usize = ROW * ROW;
 /// Registers of AVX-512 and NEON; AVX2 has half of them.
 const MANY: usize = 32;
 
 /// The weights of one input channel to a block of output channels.
-pub type Taps<const TAPS: usize> = [[f32; BLOCK]; TAPS];
+pub type Taps<const N: usize> = [[f32; BLOCK]; N];
 
 /// Values of a vector on this processor.
 pub fn lanes() -> usize {
@@ -30,32 +31,63 @@ pub fn lanes() -> usize {
     Arch::new().dispatch(Lanes)
 }
 
-/// `y[o, q] = Σ_{i, t} weight[o, i, t] · x[i, q + offsets[t]]` of a block of output channels.
-pub struct Convolve<'a, const TAPS: usize> {
-    pub offsets: [usize; TAPS],
-    /// Of every input channel.
-    pub weight: &'a [Taps<TAPS>],
+/// `y[o, q] = Σ_{i, t} weight[o, i, t] · x[i, q + offsets[t]]`
+pub struct Convolve<'a, const N: usize> {
+    /// Products of a channel, whole vectors.
+    pub run: usize,
+    pub offsets: [usize; N],
+    /// Input channels.
+    pub inputs: usize,
+    /// `[blocks of outputs, inputs]`
+    pub weight: &'a [Taps<N>],
     /// `[inputs, as far as the last tap reads or further]`
     pub x: &'a [f32],
-    /// `[BLOCK, run]`, whole vectors
+    /// `[outputs to a multiple of BLOCK, run]`; what is beyond the weight's blocks stays.
     pub y: &'a mut [f32],
 }
 
-impl<const TAPS: usize> WithSimd for Convolve<'_, TAPS> {
+impl<const N: usize> WithSimd for Convolve<'_, N> {
     type Output = ();
 
     #[inline(always)]
-    fn with_simd<S: Simd>(mut self, simd: S) {
-        let mut done = 0;
-        if S::REGISTER_COUNT >= MANY {
-            done = self.tiles::<S, 4>(simd, done);
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self {
+            run,
+            offsets,
+            inputs,
+            weight,
+            x,
+            y,
+        } = self;
+        let blocks = (y.chunks_exact_mut(BLOCK * run)).zip(weight.chunks_exact(inputs));
+        for (y, weight) in blocks {
+            let mut block = Block {
+                run,
+                offsets,
+                weight,
+                x,
+                y,
+            };
+            let mut done = 0;
+            if S::REGISTER_COUNT >= MANY {
+                done = block.tiles::<S, 4>(simd, done);
+            }
+            done = block.tiles::<S, 2>(simd, done);
+            block.tiles::<S, 1>(simd, done);
         }
-        done = self.tiles::<S, 2>(simd, done);
-        self.tiles::<S, 1>(simd, done);
     }
 }
 
-impl<const TAPS: usize> Convolve<'_, TAPS> {
+/// A block of output channels.
+struct Block<'a, const N: usize> {
+    run: usize,
+    offsets: [usize; N],
+    weight: &'a [Taps<N>],
+    x: &'a [f32],
+    y: &'a mut [f32],
+}
+
+impl<const N: usize> Block<'_, N> {
     /// Tiles of `BLOCK` channels of so many vectors, from product `from` on; where they end.
     ///
     /// Two vectors are eight sums, which hide a multiply-add's latency, and with sixteen registers
@@ -64,13 +96,13 @@ impl<const TAPS: usize> Convolve<'_, TAPS> {
     #[inline(always)]
     fn tiles<S: Simd, const VECTORS: usize>(&mut self, simd: S, from: usize) -> usize {
         let step = S::F32_LANES * VECTORS;
-        let run = self.y.len() / BLOCK;
+        let run = self.run;
         let channel = self.x.len() / self.weight.len();
         let mut q = from;
         while q + step <= run {
             let mut sums = [[simd.splat_f32s(0.0); VECTORS]; BLOCK];
             for (x, weight) in self.x.chunks_exact(channel).zip(self.weight) {
-                for t in 0..TAPS {
+                for t in 0..N {
                     let (x, _) = S::as_simd_f32s(&x[q + self.offsets[t]..][..step]);
                     for j in 0..BLOCK {
                         let w = simd.splat_f32s(weight[t][j]);
@@ -91,8 +123,7 @@ impl<const TAPS: usize> Convolve<'_, TAPS> {
     }
 }
 
-/// Adds `Σ_q dy[o, q + start] · x[i, q + offsets[t]]` to `dw[o, i, t]` of a block of output channels
-/// and a row of taps.
+/// Adds `Σ_q dy[o, q + start] · x[i, q + offsets[t]]` to `dw[o, i, t]` of a row of taps.
 pub struct Correlate<'a> {
     /// Products of a channel, whole vectors.
     pub run: usize,
@@ -102,9 +133,9 @@ pub struct Correlate<'a> {
     pub inputs: usize,
     /// `[inputs to a multiple of PAIR, as far as the last tap reads or further]`
     pub x: &'a [f32],
-    /// `[BLOCK, start + run or more]`
+    /// `[outputs to a multiple of BLOCK, start + run or more]`
     pub dy: &'a [f32],
-    /// `[BLOCK, inputs, ROW]`
+    /// `[outputs to a multiple of BLOCK, inputs, ROW]`
     pub dw: &'a mut [f32],
 }
 
@@ -128,7 +159,7 @@ impl Correlate<'_> {
         let Self { run, inputs, .. } = self;
         let (channel, len) = (
             self.x.len() / inputs.next_multiple_of(PAIR),
-            self.dy.len() / BLOCK,
+            self.dy.len() / (self.dw.len() / (inputs * ROW)),
         );
         let n = run / S::F32_LANES;
         let tiles = (self.dy.chunks_exact(OUTPUTS * len))

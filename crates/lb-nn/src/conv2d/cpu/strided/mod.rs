@@ -8,16 +8,11 @@ mod layout;
 
 use pulp::Arch;
 
-use super::product::{BLOCK, Convolve, Correlate, PAIR, ROW, Taps};
+use super::product::{BLOCK, Convolve, Correlate, PAIR, ROW, TAPS, Taps};
 use super::shape::Shape;
-use super::{Backward, Forward};
+use super::{Backward, Forward, SCRATCH};
 use crate::conv2d::Geometry;
 use layout::{Layout, PHASES};
-
-const TAPS: usize = ROW * ROW;
-
-/// Values that images in planes may take, so that they stay in a core's second-level cache.
-const SCRATCH: usize = 1 << 16;
 
 /// Whether this algorithm computes that convolution.
 pub fn fits(s: &Shape) -> bool {
@@ -49,25 +44,6 @@ fn blocks<const N: usize>(
         }
     }
     taps
-}
-
-/// `y`, `[outputs to a multiple of BLOCK, run]`.
-fn convolve<const N: usize>(
-    offsets: [usize; N],
-    (weight, inputs): (&[Taps<N>], usize),
-    x: &[f32],
-    run: usize,
-    y: &mut [f32],
-) {
-    let arch = Arch::new();
-    for (y, weight) in (y.chunks_exact_mut(BLOCK * run)).zip(weight.chunks_exact(inputs)) {
-        arch.dispatch(Convolve {
-            offsets,
-            weight,
-            x,
-            y,
-        });
-    }
 }
 
 /// What a thread needs.
@@ -147,14 +123,14 @@ impl Forward for StridedForward {
         let layout = scratch.of(s, x.len() / s.image());
         layout.split(s.c_in, x, &mut scratch.x);
         let inputs = &scratch.x[..s.c_in * PHASES * layout.plane()];
-        let weight = (&self.weight[..], s.c_in);
-        convolve(
-            layout.taps(),
-            weight,
-            inputs,
-            layout.run,
-            &mut scratch.products,
-        );
+        Arch::new().dispatch(Convolve {
+            run: layout.run,
+            offsets: layout.taps(),
+            inputs: s.c_in,
+            weight: &self.weight,
+            x: inputs,
+            y: &mut scratch.products,
+        });
         layout.gather(&scratch.products, &self.bias, y);
     }
 }
@@ -210,20 +186,16 @@ impl Backward for StridedBackward {
             layout.spread(s.c_out, dy, &mut scratch.dy);
             let taps = layout.taps();
             let (rows, _) = taps.as_chunks::<ROW>();
-            for (&offsets, sums) in rows.iter().zip(sums.chunks_exact_mut(of_row)) {
-                let blocks = (scratch.dy.chunks_exact(BLOCK * layout.plane()))
-                    .zip(sums.chunks_exact_mut(BLOCK * s.c_in * ROW));
-                for (dy, dw) in blocks {
-                    arch.dispatch(Correlate {
-                        run: layout.run,
-                        offsets,
-                        start: layout.start(),
-                        inputs: s.c_in,
-                        x: &scratch.x,
-                        dy,
-                        dw,
-                    });
-                }
+            for (&offsets, dw) in rows.iter().zip(sums.chunks_exact_mut(of_row)) {
+                arch.dispatch(Correlate {
+                    run: layout.run,
+                    offsets,
+                    start: layout.start(),
+                    inputs: s.c_in,
+                    x: &scratch.x,
+                    dy: &scratch.dy,
+                    dw,
+                });
             }
         }
         for (channel, dw) in dw.chunks_exact_mut(TAPS).enumerate() {
@@ -243,19 +215,42 @@ impl Backward for StridedBackward {
             let layout = scratch.of(s, dx.len() / s.image());
             layout.spread(s.c_out, dy, &mut scratch.dy);
             let dy = &scratch.dy[..s.c_out * layout.plane()];
-            let products = &mut scratch.products;
-            let (run, inputs) = (layout.run, s.c_out);
             let [up, left, diagonal] = layout.before();
             let here = layout.start();
-            convolve([here], (&self.both_even, inputs), dy, run, products);
-            layout.join(s.c_in, [0, 0], products, dx);
-            convolve([here, left], (&self.odd_columns, inputs), dy, run, products);
-            layout.join(s.c_in, [0, 1], products, dx);
-            convolve([here, up], (&self.odd_rows, inputs), dy, run, products);
-            layout.join(s.c_in, [1, 0], products, dx);
-            let all = [here, left, up, diagonal];
-            convolve(all, (&self.both_odd, inputs), dy, run, products);
-            layout.join(s.c_in, [1, 1], products, dx);
+            let mut plane = Plane {
+                layout,
+                inputs: s.c_out,
+                dy,
+                products: &mut scratch.products,
+            };
+            let mut join = |phase, products: &[f32]| layout.join(s.c_in, phase, products, dx);
+            join([0, 0], plane.of([here], &self.both_even));
+            join([0, 1], plane.of([here, left], &self.odd_columns));
+            join([1, 0], plane.of([here, up], &self.odd_rows));
+            join([1, 1], plane.of([here, left, up, diagonal], &self.both_odd));
         }
+    }
+}
+
+/// A plane of the inputs' gradients.
+struct Plane<'a> {
+    layout: Layout,
+    inputs: usize,
+    dy: &'a [f32],
+    products: &'a mut [f32],
+}
+
+impl Plane<'_> {
+    /// What taps that read there give.
+    fn of<const N: usize>(&mut self, offsets: [usize; N], weight: &[Taps<N>]) -> &[f32] {
+        Arch::new().dispatch(Convolve {
+            run: self.layout.run,
+            offsets,
+            inputs: self.inputs,
+            weight,
+            x: self.dy,
+            y: self.products,
+        });
+        self.products
     }
 }

@@ -13,19 +13,15 @@ mod transform;
 
 use pulp::Arch;
 
-use super::product::{BLOCK, Convolve, Correlate, PAIR, ROW, Taps, lanes};
+use super::product::{BLOCK, Convolve, Correlate, PAIR, ROW, TAPS, Taps, lanes};
 use super::shape::Shape;
-use super::{Backward, Forward};
+use super::{Backward, Forward, SCRATCH};
 use crate::conv2d::Geometry;
 use layout::{Layout, gather, spread};
 use transform::{Inputs, OutputGradients, POINTS, Rows};
 
-const TAPS: usize = ROW * ROW;
 /// Where the taps of a row read, from what the first one reads on.
 const TAPS_OF_ROW: [usize; ROW] = [0, 1, 2];
-
-/// Values that transformed images may take, so that they stay in a core's second-level cache.
-const SCRATCH: usize = 1 << 16;
 
 /// Whether this algorithm computes that convolution.
 pub fn fits(s: &Shape) -> bool {
@@ -88,23 +84,21 @@ impl Weight {
         dense: &mut [f32],
     ) {
         let arch = Arch::new();
-        let block = BLOCK * layout.run;
-        let products_of_point = self.outputs.div_ceil(BLOCK) * block;
+        let products_of_point = self.outputs.next_multiple_of(BLOCK) * layout.run;
         products.resize(POINTS * products_of_point, 0.0);
         let taps_of_point = self.taps.len() / POINTS;
         let points = (x.chunks_exact(x.len() / POINTS))
             .zip(products.chunks_exact_mut(products_of_point))
             .zip(self.taps.chunks_exact(taps_of_point));
-        for ((x, products), taps) in points {
-            let blocks = (products.chunks_exact_mut(block)).zip(taps.chunks_exact(self.inputs));
-            for (y, weight) in blocks {
-                arch.dispatch(Convolve {
-                    offsets: TAPS_OF_ROW,
-                    weight,
-                    x,
-                    y,
-                });
-            }
+        for ((x, y), weight) in points {
+            arch.dispatch(Convolve {
+                run: layout.run,
+                offsets: TAPS_OF_ROW,
+                inputs: self.inputs,
+                weight,
+                x,
+                y,
+            });
         }
         gather(layout, products, bias, dense);
     }
@@ -233,20 +227,16 @@ impl Backward for WinogradBackward {
             let points = (x.chunks_exact(x.len() / POINTS))
                 .zip(dy.chunks_exact(dy.len() / POINTS))
                 .zip(sums.chunks_exact_mut(of_point));
-            for ((x, dy), sums) in points {
-                let blocks = (dy.chunks_exact(BLOCK * layout.len()))
-                    .zip(sums.chunks_exact_mut(BLOCK * s.c_in * ROW));
-                for (dy, dw) in blocks {
-                    arch.dispatch(Correlate {
-                        run: layout.run,
-                        offsets: TAPS_OF_ROW,
-                        start: 1,
-                        inputs: s.c_in,
-                        x,
-                        dy,
-                        dw,
-                    });
-                }
+            for ((x, dy), dw) in points {
+                arch.dispatch(Correlate {
+                    run: layout.run,
+                    offsets: TAPS_OF_ROW,
+                    start: 1,
+                    inputs: s.c_in,
+                    x,
+                    dy,
+                    dw,
+                });
             }
         }
         for (channel, dw) in dw.chunks_exact_mut(TAPS).enumerate() {
