@@ -58,11 +58,13 @@ impl Weight {
         let mut taps = vec![[[0.0; BLOCK]; ROW]; POINTS * blocks * inputs];
         for o in 0..outputs {
             for i in 0..inputs {
-                for kx in 0..ROW {
-                    let column = std::array::from_fn(|ky| weight(o, i, ky * ROW + kx));
-                    for (p, tap) in transform::taps(column).into_iter().enumerate() {
-                        let at = (p * blocks + o / BLOCK) * inputs + i;
-                        taps[at][kx][o % BLOCK] = tap;
+                let columns: [_; ROW] = std::array::from_fn(|kx| {
+                    transform::taps(std::array::from_fn(|ky| weight(o, i, ky * ROW + kx)))
+                });
+                for p in 0..POINTS {
+                    let at = (p * blocks + o / BLOCK) * inputs + i;
+                    for (tap, column) in taps[at].iter_mut().zip(&columns) {
+                        tap[o % BLOCK] = column[p];
                     }
                 }
             }
