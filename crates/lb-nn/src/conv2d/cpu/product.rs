@@ -205,3 +205,91 @@ impl Correlate<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pulp::Scalar;
+
+    /// With vectors of one value, of eight (AVX2), or the widest there are; whether there are such.
+    fn dispatch<Op: WithSimd>(width: usize, op: Op) -> Option<Op::Output> {
+        match width {
+            1 => Some(Simd::vectorize(Scalar, op)),
+            #[cfg(target_arch = "x86_64")]
+            8 => pulp::x86::V3::try_new().map(|avx2| Simd::vectorize(avx2, op)),
+            #[cfg(not(target_arch = "x86_64"))]
+            8 => None,
+            _ => Some(Arch::new().dispatch(op)),
+        }
+    }
+
+    /// Any values, the same every time.
+    fn values(n: usize) -> Vec<f32> {
+        (0..n).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect()
+    }
+
+    fn same(a: &[f32], b: &[f32], what: &str) {
+        let near = |(a, b): (&f32, &f32)| (a - b).abs() < 1e-4 * (1.0 + b.abs());
+        assert!(a.len() == b.len() && a.iter().zip(b).all(near), "{what}");
+    }
+
+    /// Processors have one kind of vectors, and tests should not depend on which.
+    #[test]
+    fn all_widths_give_the_same_sums() {
+        // Runs that leave one, two and more vectors over.
+        for run in [16, 48, 112, 120, 184] {
+            let (inputs, outputs, len) = (3, 2 * BLOCK, run + 20);
+            let offsets = [0, 7, 19];
+            let (x, dy) = (values(4 * len), values(outputs * len));
+            let weight: Vec<Taps<ROW>> = (values(2 * inputs * ROW * BLOCK).chunks(ROW * BLOCK))
+                .map(|w| std::array::from_fn(|t| std::array::from_fn(|o| w[t * BLOCK + o])))
+                .collect();
+            let mut expected = vec![0.0; outputs * run];
+            let mut gradient = vec![0.0; outputs * inputs * ROW];
+            for (o, y) in expected.chunks_mut(run).enumerate() {
+                for i in 0..inputs {
+                    for (t, offset) in offsets.iter().enumerate() {
+                        let w = weight[o / BLOCK * inputs + i][t][o % BLOCK];
+                        for (q, y) in y.iter_mut().enumerate() {
+                            let x = x[i * len + q + offset];
+                            *y += w * x;
+                            gradient[(o * inputs + i) * ROW + t] += dy[o * len + q + 5] * x;
+                        }
+                    }
+                }
+            }
+            for width in [1, 8, 16] {
+                if width == 16 && run % lanes() != 0 {
+                    continue;
+                }
+                let mut y = vec![0.0; outputs * run];
+                let mut dw = vec![0.0; gradient.len()];
+                let convolve = Convolve {
+                    run,
+                    offsets,
+                    inputs,
+                    weight: &weight,
+                    x: &x[..inputs * len],
+                    y: &mut y,
+                };
+                let correlate = Correlate {
+                    run,
+                    offsets,
+                    start: 5,
+                    inputs,
+                    x: &x,
+                    dy: &dy,
+                    dw: &mut dw,
+                };
+                if dispatch(width, convolve).is_some() && dispatch(width, correlate).is_some() {
+                    same(&y, &expected, &format!("{run} products, {width} at once"));
+                    same(
+                        &dw,
+                        &gradient,
+                        &format!("gradient of {run}, {width} at once"),
+                    );
+                }
+            }
+        }
+    }
+}

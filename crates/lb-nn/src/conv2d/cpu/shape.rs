@@ -77,6 +77,16 @@ impl Shape {
         self.c_in * self.k * self.k
     }
 
+    /// Where a weight stands.
+    pub fn weight_at(&self, output: usize, input: usize, tap: usize) -> usize {
+        (output * self.c_in + input) * self.k * self.k + tap
+    }
+
+    /// The bias, or zeros.
+    pub fn bias_of(&self, bias: Option<&[f32]>) -> Vec<f32> {
+        bias.map_or_else(|| vec![0.0; self.c_out], <[f32]>::to_vec)
+    }
+
     /// Values of an output image.
     pub fn out_image(&self) -> usize {
         self.c_out * self.positions()

@@ -99,10 +99,8 @@ impl StridedForward {
         let s = *shape;
         Self {
             shape: s,
-            weight: blocks((s.c_out, s.c_in), |o, i, t| {
-                weight[(o * s.c_in + i) * TAPS + t]
-            }),
-            bias: bias.map_or_else(|| vec![0.0; s.c_out], <[f32]>::to_vec),
+            weight: blocks((s.c_out, s.c_in), |o, i, t| weight[s.weight_at(o, i, t)]),
+            bias: s.bias_of(bias),
         }
     }
 }
@@ -150,7 +148,7 @@ impl StridedBackward {
     pub fn new(shape: &Shape, weight: &[f32]) -> Self {
         let s = *shape;
         let tap = |taps: &'static [usize]| {
-            move |i: usize, o: usize, t: usize| weight[(o * s.c_in + i) * TAPS + taps[t]]
+            move |i: usize, o: usize, t: usize| weight[s.weight_at(o, i, taps[t])]
         };
         let channels = (s.c_in, s.c_out);
         Self {

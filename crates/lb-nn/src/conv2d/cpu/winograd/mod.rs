@@ -156,10 +156,8 @@ impl WinogradForward {
         let s = *shape;
         Self {
             shape: s,
-            weight: Weight::new(s.c_out, s.c_in, |o, i, t| {
-                weight[(o * s.c_in + i) * TAPS + t]
-            }),
-            bias: bias.map_or_else(|| vec![0.0; s.c_out], <[f32]>::to_vec),
+            weight: Weight::new(s.c_out, s.c_in, |o, i, t| weight[s.weight_at(o, i, t)]),
+            bias: s.bias_of(bias),
         }
     }
 }
@@ -197,7 +195,7 @@ impl WinogradBackward {
         Self {
             shape: s,
             weight: Weight::new(s.c_in, s.c_out, |i, o, t| {
-                weight[(o * s.c_in + i) * TAPS + TAPS - 1 - t]
+                weight[s.weight_at(o, i, TAPS - 1 - t)]
             }),
             zeros: vec![0.0; s.c_in],
         }
