@@ -276,17 +276,13 @@ mod tests {
     use super::*;
     use crate::batch::{Epochs, NormalizedBatcher};
     use crate::model::Shortcut;
+    use crate::test_data;
     use burn::data::dataloader::DataLoaderBuilder;
-    use lb_data::{AugmentConfig, DataSource, Normalization, Split, SyntheticConfig};
+    use lb_data::{AugmentConfig, Normalization};
 
     /// Eight images, `copies` times over, in one batch.
     fn loader(copies: usize, device: &Device) -> Arc<dyn DataLoader<Batch>> {
-        let config = SyntheticConfig {
-            train: 8,
-            test: 1,
-            ..Default::default()
-        };
-        let set = Arc::new(DataSource::synthetic(config).load(Split::Train).unwrap());
+        let set = Arc::new(test_data::calibration_images(8));
         let batcher = NormalizedBatcher {
             normalization: Normalization::CIFAR10,
             size: (set.height(), set.width()),

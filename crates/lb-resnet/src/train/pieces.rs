@@ -82,9 +82,10 @@ mod tests {
     use super::*;
     use crate::batch::{Epochs, NormalizedBatcher};
     use crate::model::Shortcut;
+    use crate::test_data;
     use crate::train::TrainConfig;
     use crate::train::pass::{Pass, Passes};
-    use lb_data::{AugmentConfig, DataSource, Normalization, Split, SyntheticConfig};
+    use lb_data::{AugmentConfig, Normalization};
     use std::sync::Arc;
 
     const BATCH: usize = 136;
@@ -95,12 +96,7 @@ mod tests {
         pool.build().unwrap().install(|| {
             let device = Device::flex().autodiff();
             let net = FloatNet::init("resnet8".parse().unwrap(), Shortcut::B, 10, 3, &device);
-            let config = SyntheticConfig {
-                train: BATCH,
-                test: 1,
-                ..Default::default()
-            };
-            let set = Arc::new(DataSource::synthetic(config).load(Split::Train).unwrap());
+            let set = Arc::new(test_data::calibration_images(BATCH));
             let batcher = NormalizedBatcher {
                 normalization: Normalization::CIFAR10,
                 size: (set.height(), set.width()),
