@@ -150,10 +150,17 @@ fn some(set: &ImageSet, default: usize) -> ImageSet {
     set.subset(&set.sample_indices(n.min(set.len()), 0))
 }
 
-/// Compares `network` at `widths`. Of a thousand images `most` may get another class, and as many
-/// more or fewer may be right; where `most` thousandths of the images are none, one.
-fn assert_same(what: &str, network: &Observed, widths: &[&str], set: &ImageSet, most: u64) {
-    let few = |n: u64| (n * most / 1000).max(1);
+/// How many of a thousand images may get another class: at any one width, where as many more or
+/// fewer may be right, and at all of them together. Where that comes to less than an image, one.
+#[derive(Clone, Copy)]
+struct Most {
+    at_one_width: u64,
+    together: u64,
+}
+
+/// Compares `network` at `widths`.
+fn assert_same(what: &str, network: &Observed, widths: &[&str], set: &ImageSet, most: Most) {
+    let few = |n: u64, thousandths: u64| (n * thousandths / 1000).max(1);
     let (mut images, mut other_class) = (0, 0);
     for bits in widths {
         let options = options(bits);
@@ -162,16 +169,18 @@ fn assert_same(what: &str, network: &Observed, widths: &[&str], set: &ImageSet, 
         found.print(&what);
         found.assert_ties(&what);
         let differing = found.images - found.same_class;
-        assert!(differing <= few(found.images), "{what}: {differing} differ");
+        let allowed = few(found.images, most.at_one_width);
+        assert!(differing <= allowed, "{what}: {differing} differ");
         let apart = found.right[0].abs_diff(found.right[1]);
-        assert!(apart <= few(found.images), "{what}: {:?}", found.right);
+        assert!(apart <= allowed, "{what}: {:?}", found.right);
         images += found.images;
         other_class += differing;
     }
-    assert!(other_class <= few(images), "{what}: {other_class} differ");
+    let allowed = few(images, most.together);
+    assert!(other_class <= allowed, "{what}: {other_class} differ");
 }
 
-fn on_clean_images(test: &str, arch: &str, file: &str, default: usize, most: u64) {
+fn on_clean_images(test: &str, arch: &str, file: &str, default: usize, most: Most) {
     let Some(float) = import(test, arch, file) else {
         return;
     };
@@ -190,14 +199,18 @@ fn resnet20_on_clean_images() {
         "resnet20",
         "resnet20-12fca82f.th",
         509,
-        1,
+        Most {
+            at_one_width: 1,
+            together: 1,
+        },
     );
 }
 
 /// A difference that one code makes in an early layer grows through 54 more, most of all at few
 /// bits. It does so in the simulation alone as well: on Burn's backends flex and ndarray, which add
 /// in different orders, it gives 5 of the 509 images another class at W3A3. Here it is 3 of 128 at
-/// W2A2, where plain rounding leaves 49 of them right.
+/// W2A2 on one machine and 4 on another, where plain rounding leaves 49 of them right: how many is
+/// chance, and what is not (every place by itself, given the same codes) `assert_ties` holds.
 #[test]
 fn resnet56_on_clean_images() {
     on_clean_images(
@@ -205,7 +218,10 @@ fn resnet56_on_clean_images() {
         "resnet56",
         "resnet56-4bfd9763.th",
         128,
-        24,
+        Most {
+            at_one_width: 60,
+            together: 15,
+        },
     );
 }
 
@@ -222,5 +238,9 @@ fn resnet20_on_jpeg_images() {
     // Test images without their labels: what is compared here is arithmetic, not accuracy.
     let observed = Observed::new(float, &all.subset(&all.sample_indices(256, 1)));
     let set = some(&all, 2_000);
-    assert_same("resnet20, JPEG", &observed, &["8", "4", "2"], &set, 2);
+    let most = Most {
+        at_one_width: 2,
+        together: 2,
+    };
+    assert_same("resnet20, JPEG", &observed, &["8", "4", "2"], &set, most);
 }

@@ -37,6 +37,12 @@ impl LearnedLinear {
         })
     }
 
+    /// After a step of an optimizer: brings latent codes that left their range back to its end,
+    /// where gradients reach them. For a module with gradients.
+    pub fn confine(&mut self) {
+        self.weight.confine();
+    }
+
     /// AdaRound's regulariser; `None` with straight-through rounding.
     pub fn indecision(&self, beta: f32) -> Option<Tensor<1>> {
         self.weight.indecision(beta)

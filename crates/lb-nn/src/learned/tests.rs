@@ -131,6 +131,37 @@ fn training_lowers_the_error_and_is_exported() {
     }
 }
 
+/// All weights are driven to their lowest code, far longer than it takes, and then to their highest.
+#[test]
+fn codes_that_left_their_range_come_back() {
+    let (float, quantized) = layers(2, WeightRule::Mse);
+    let codes_alone = Learning {
+        relative_rate: 0.0,
+        ..learning(Rounding::Straight)
+    };
+    let mut layer = LearnedConv2d::new(&quantized, &float, codes_alone)
+        .unwrap()
+        .set_require_grad(true)
+        .train();
+    let mut adam = AdamConfig::new().init();
+    let x = Tensor::<4>::ones([1, 4, 3, 3], &Device::flex()).autodiff();
+    let mut sums = Vec::new();
+    for sign in [1.0, -1.0] {
+        for _ in 0..40 {
+            let loss = layer.forward(x.clone()).sum() * sign;
+            let grads = GradientsParams::from_grads(loss.backward(), &layer);
+            layer = adam.step(0.5, layer, grads);
+            layer.confine();
+        }
+        let weight = layer.valid().finish().unwrap().weight.val();
+        let channels = weight.reshape([6, -1]);
+        let spread = channels.clone().max_dim(1) - channels.clone().min_dim(1);
+        assert_eq!(spread.max().into_scalar::<f32>(), 0.0, "sign {sign}");
+        sums.push(channels.sum().into_scalar::<f32>());
+    }
+    assert!(sums[1] > sums[0], "{sums:?}");
+}
+
 #[test]
 fn an_activation_learns_its_step() {
     let device = Device::flex();

@@ -53,6 +53,10 @@ const EDGE: f32 = 0.499;
 /// another code flip by the thousand at the first step of an optimizer, and the network with them.
 const SNAP: f32 = 0.5;
 
+/// How far latents may go beyond the first and last code: as far as any other code reaches. The
+/// gradient ends there.
+const ROOM: f32 = 0.5;
+
 /// ```text
 /// w = s · k + o
 /// straight:  k = round(clamp(u, lo, hi))
@@ -160,6 +164,25 @@ impl<const D: usize> LearnedWeight<D> {
         }
     }
 
+    /// Ends of the latents' range with straight-through rounding.
+    fn latent_range(&self) -> (f32, f32) {
+        let range = self.start.range();
+        (range.lo as f32 - ROOM, range.hi as f32 + ROOM)
+    }
+
+    /// Brings latents that a step of an optimizer took out of their range back to its end. Outside
+    /// no gradient reaches them, and they would stay there for good. (Sigmoids have no such end.)
+    pub(crate) fn confine(&mut self) {
+        if self.floor.is_some() {
+            return;
+        }
+        let (lo, hi) = self.latent_range();
+        self.latent = self.latent.clone().map(|u| {
+            let learns = u.is_require_grad();
+            u.inner().clamp(lo, hi).autodiff().set_require_grad(learns)
+        });
+    }
+
     fn rectified(v: Tensor<D>) -> Tensor<D> {
         let (high, low) = STRETCH;
         (activation::sigmoid(v) * (high - low) + low).clamp(0.0, 1.0)
@@ -171,7 +194,8 @@ impl<const D: usize> LearnedWeight<D> {
         let (lo, hi) = (range.lo as f32, range.hi as f32);
         match &self.floor {
             None => {
-                let u = self.latent.val().clamp(lo - 0.5, hi + 0.5);
+                let (first, last) = self.latent_range();
+                let u = self.latent.val().clamp(first, last);
                 let k = u.clone().detach().round().clamp(lo, hi);
                 (k - u.clone()).detach() + u
             }

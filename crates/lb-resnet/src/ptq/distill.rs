@@ -24,7 +24,7 @@ use lb_data::{AugmentConfig, ImageSet, Normalization};
 use lb_nn::learned::{Dropping, Learning, Rounding};
 use serde::{Deserialize, Serialize};
 
-use super::learn::{finish, learn};
+use super::learn::{confine, finish, learn};
 use super::mixup::mixup;
 use crate::ResnetError;
 use crate::batch::{Epochs, NormalizedBatcher, spans};
@@ -303,6 +303,7 @@ impl<'a> Distillation<'a> {
         }
         let rate = self.config.rate(self.step);
         self.student = (self.adam).step(rate, self.student.clone(), gradients.grads());
+        confine(&mut self.student);
         self.step += 1;
         Ok(())
     }

@@ -42,6 +42,20 @@ pub(super) fn finish(net: LearnedNet) -> Result<QuantNet, ResnetError> {
     Ok(net.rewrite(&mut Finish)?)
 }
 
+/// After a step of an optimizer: brings latent codes that left their range back to its end.
+pub(super) fn confine(net: &mut LearnedNet) {
+    for i in 0..net.units() {
+        let mut unit = net.unit(i);
+        for (_, conv) in unit.convolutions_mut() {
+            conv.confine();
+        }
+        if let Some(linear) = unit.linear_mut() {
+            linear.confine();
+        }
+        net.set_unit(unit);
+    }
+}
+
 struct Learn<'a> {
     convolutions: BTreeMap<String, Conv2d>,
     linear: &'a Linear,
