@@ -16,7 +16,7 @@ use crate::units::{Points, Size, Time};
 #[derive(Debug, Parser)]
 #[command(name = "lb", version, about, propagate_version = true)]
 #[command(
-    after_help = "Exit codes: 0 done, 1 failed, 2 command line not understood, 130 interrupted."
+    after_help = "Exit codes: 0 done, 1 failed, 2 command line not understood, 130 interrupted, 141 output no longer read."
 )]
 pub struct Args {
     #[command(subcommand)]
@@ -378,7 +378,7 @@ pub struct FinetuneArgs {
     /// Images a step
     #[arg(long, default_value_t = 64, value_parser = at_least_one(4096))]
     pub batch: usize,
-    /// Peak learning rate, in quantization steps
+    /// Peak learning rate, in quantization steps; less than an epoch gets further with 0.03
     #[arg(long, default_value_t = DistillConfig::LEARNING_RATE)]
     pub lr: f64,
     /// Softens the classes that the float network teaches

@@ -8,6 +8,7 @@
 //! | 1 | failed: the message says which file or value, and what to do |
 //! | 2 | the command line was not understood |
 //! | 130 | interrupted with Ctrl-C; what was finished is kept |
+//! | 141 | nobody reads the output any longer, as in `lb eval \| head` |
 
 mod analysis;
 mod args;
@@ -22,6 +23,7 @@ mod interrupt;
 mod memory;
 mod model_file;
 mod pace;
+mod pipe;
 mod plain;
 mod progress;
 mod refining;
@@ -34,6 +36,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 fn main() -> ExitCode {
+    pipe::install();
     let args = args::Args::parse();
     interrupt::install();
     memory::keep();

@@ -1,7 +1,7 @@
 //! The command as people and scripts see it: exit codes, messages, files.
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 fn lb(folder: &Path, line: &str) -> Output {
     lb_with(folder, line, &[])
@@ -48,6 +48,22 @@ fn without_data_nothing_is_substituted() {
             "{line}: {e}"
         );
     }
+}
+
+/// As in `lb data info | head -1`.
+#[cfg(unix)]
+#[test]
+fn a_reader_that_has_seen_enough_is_no_failure() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_lb"))
+        .args(["data", "info", "--data", "synthetic"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let o = child.wait_with_output().unwrap();
+    assert_eq!(o.status.code(), Some(141), "{}", stderr(&o));
+    assert!(!stderr(&o).contains("panicked"), "{}", stderr(&o));
 }
 
 #[test]
