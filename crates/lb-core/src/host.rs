@@ -78,7 +78,7 @@ pub fn map_pieces(x: FlexTensor, size: usize, f: impl Fn(usize, &mut [f32]) + Sy
 }
 
 /// `f`, compiled for the widest vector instructions of this processor: a portable build is for
-/// those of 2003.
+/// those of 2003. A long `f` needs `#[inline(always)]`: left on its own it is compiled as all else.
 #[inline(always)]
 pub fn vectorized<R>(f: impl FnOnce() -> R) -> R {
     pulp::Arch::new().dispatch(f)
@@ -125,6 +125,16 @@ pub fn per_channel<T: Send>(
 pub fn round(x: f32) -> f32 {
     const SHIFT: f32 = 12_582_912.0;
     (x + SHIFT) - SHIFT
+}
+
+/// `x` within `lo..=hi`; what is not a number stays one.
+///
+/// `f32::clamp` checks its bounds, and a loop with a way out into a panic is not compiled to vector
+/// instructions.
+#[inline(always)]
+pub fn clamp(x: f32, lo: f32, hi: f32) -> f32 {
+    let x = if x < lo { lo } else { x };
+    if x > hi { hi } else { x }
 }
 
 #[cfg(test)]

@@ -15,7 +15,7 @@ pub(super) fn fake_quantize(x: FlexTensor, a: Affine, range: CodeRange) -> FlexT
     host::map_pieces(x, CHUNK, |_, x| {
         host::vectorized(|| {
             for x in x {
-                let steps = ((*x - a.offset) / a.scale).clamp(lo, hi);
+                let steps = host::clamp((*x - a.offset) / a.scale, lo, hi);
                 *x = host::round(steps) * a.scale + a.offset;
             }
         });

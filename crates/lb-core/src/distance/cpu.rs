@@ -42,9 +42,25 @@ pub(super) fn squared<const D: usize>(x: &Tensor<D>, target: &Tensor<D>) -> Opti
     }
 }
 
+pub(super) fn squared_norm<const D: usize>(x: &Tensor<D>) -> Option<Tensor<1>> {
+    let OnHost::Plain(x) = host::on_host(x)? else {
+        return None;
+    };
+    let x = x.to_contiguous();
+    // The distance from zero: a piece's worth of zeros stays in the cache.
+    let zeros = [0.0; CHUNK];
+    let pieces = host::values(&x).par_chunks(CHUNK);
+    let sum = total(pieces.map(|x| (x, &zeros[..x.len()])));
+    Some(Tensor::from_primitive::<Flex>(sum))
+}
+
 fn sum(x: &FlexTensor, target: &FlexTensor) -> FlexTensor {
     let (x, target) = (host::values(x), host::values(target));
-    let pieces = x.par_chunks(CHUNK).zip(target.par_chunks(CHUNK));
+    total(x.par_chunks(CHUNK).zip(target.par_chunks(CHUNK)))
+}
+
+/// `Σ (x − target)²` over pieces of both.
+fn total<'a>(pieces: impl IndexedParallelIterator<Item = (&'a [f32], &'a [f32])>) -> FlexTensor {
     let sums: Vec<f64> = pieces
         .map(|(x, target)| {
             let mut sums = [0f32; LANES];

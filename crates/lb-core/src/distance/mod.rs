@@ -23,6 +23,15 @@ pub fn squared<const D: usize>(x: Tensor<D>, target: Tensor<D>) -> Tensor<1> {
     (d.clone() * d).sum()
 }
 
+/// `Σ x²`, `[1]`.
+pub fn squared_norm<const D: usize>(x: Tensor<D>) -> Tensor<1> {
+    #[cfg(feature = "flex")]
+    if let Some(y) = cpu::squared_norm(&x) {
+        return y;
+    }
+    (x.clone() * x).sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -50,5 +59,20 @@ mod tests {
         }
         let plain = squared(x.clone().inner(), random().inner()).into_scalar::<f32>();
         assert!(plain > 0.0);
+    }
+
+    #[test]
+    fn the_norm_is_the_distance_from_zero() {
+        let device = Device::flex().autodiff();
+        let x = Tensor::<4>::random([3, 5, 40, 61], Distribution::Normal(0.0, 1.0), &device);
+        let x = x.require_grad();
+        let tracked = squared_norm(x.clone());
+        let dx = x.grad(&tracked.backward()).unwrap();
+        let off = (dx - x.clone().inner() * 2.0).abs().max();
+        assert!(off.into_scalar::<f32>() < 1e-6);
+
+        let plain = x.inner();
+        let distance = squared(plain.clone(), plain.zeros_like()).into_scalar::<f32>();
+        assert_eq!(squared_norm(plain).into_scalar::<f32>(), distance);
     }
 }

@@ -69,14 +69,6 @@ impl Op {
         }
     }
 
-    #[inline(always)]
-    fn dropped(&self, i: usize) -> bool {
-        match self.drop {
-            Some((key, threshold)) => hash(i as u32, key) < threshold,
-            None => false,
-        }
-    }
-
     /// `x` after the nonlinearity.
     #[inline(always)]
     fn active(&self, x: f32) -> f32 {
@@ -89,34 +81,49 @@ impl Op {
     fn forward(&self) -> FlexTensor {
         let x = host::values(&self.x);
         let mut y = vec![0.0; x.len()];
-        let StepRange { lo, hi, .. } = self.range;
-        let inverse = self.step.recip();
         y.par_chunks_mut(CHUNK)
             .zip(x.par_chunks(CHUNK))
             .enumerate()
-            .for_each(|(chunk, (y, x))| {
-                host::vectorized(|| {
-                    for (i, (y, &x)) in y.iter_mut().zip(x).enumerate() {
-                        let quantized = host::round((x * inverse).clamp(lo, hi)) * self.step;
-                        *y = match self.dropped(chunk * CHUNK + i) {
-                            true => self.active(x),
-                            false => quantized,
-                        };
-                    }
-                });
+            .for_each(|(i, (y, x))| {
+                host::vectorized(
+                    #[inline(always)]
+                    || match self.drop {
+                        None => self.forward_chunk(x, y, |_| false),
+                        Some(drop) => self.forward_chunk(x, y, dropped_from(i * CHUNK, drop)),
+                    },
+                );
             });
         host::tensor(y, &self.shape)
+    }
+
+    /// `dropped(i)`: whether value i of the chunk passes unquantized.
+    #[inline(always)]
+    fn forward_chunk(&self, x: &[f32], y: &mut [f32], dropped: impl Fn(usize) -> bool) {
+        let StepRange { lo, hi, .. } = self.range;
+        let inverse = self.step.recip();
+        for (i, (y, &x)) in y.iter_mut().zip(x).enumerate() {
+            let quantized = host::round(host::clamp(x * inverse, lo, hi)) * self.step;
+            *y = match dropped(i) {
+                true => self.active(x),
+                false => quantized,
+            };
+        }
     }
 
     /// Gradients of `x`, in the place of `dy`, and of the step.
     fn backward(&self, dy: FlexTensor) -> (FlexTensor, f32) {
         let x = host::values(&self.x);
-        let inverse = self.step.recip();
         let pieces = x.len().div_ceil(CHUNK);
         let partial: Vec<AtomicU64> = (0..pieces).map(|_| AtomicU64::new(0)).collect();
         let dx = host::map_pieces(dy, CHUNK, |i, d| {
             let x = &x[i * CHUNK..][..d.len()];
-            let sum = host::vectorized(|| self.backward_chunk(i * CHUNK, inverse, x, d));
+            let sum = host::vectorized(
+                #[inline(always)]
+                || match self.drop {
+                    None => self.backward_chunk(x, d, |_| false),
+                    Some(drop) => self.backward_chunk(x, d, dropped_from(i * CHUNK, drop)),
+                },
+            );
             partial[i].store(sum.to_bits(), Ordering::Relaxed);
         });
         let partial = partial
@@ -125,19 +132,20 @@ impl Op {
         (dx, partial.sum::<f64>() as f32)
     }
 
-    /// The same of the values from `start` on, `d` being `dy` before and `dx` after; the step's gradient in [`LANES`] sums, as vector
-    /// instructions take them.
+    /// The same of a chunk, `d` being `dy` before and `dx` after; the step's gradient in [`LANES`]
+    /// sums, as vector instructions take them.
     #[inline(always)]
-    fn backward_chunk(&self, start: usize, inverse: f32, x: &[f32], d: &mut [f32]) -> f64 {
+    fn backward_chunk(&self, x: &[f32], d: &mut [f32], dropped: impl Fn(usize) -> bool) -> f64 {
         let mut sums = [0f32; LANES];
         let (x, x_rest) = x.as_chunks::<LANES>();
         let (d, d_rest) = d.as_chunks_mut::<LANES>();
-        let rest = start + x.len() * LANES;
+        let whole = x.len() * LANES;
         for (block, (d, x)) in d.iter_mut().zip(x).enumerate() {
-            self.gradients(start + block * LANES, inverse, x, d, &mut sums);
+            self.gradients(x, d, &mut sums, |i| dropped(block * LANES + i));
         }
-        for (i, (d, x)) in d_rest.iter_mut().zip(x_rest).enumerate() {
-            self.gradients(rest + i, inverse, &[*x], std::array::from_mut(d), &mut sums);
+        for (rest, (d, x)) in d_rest.iter_mut().zip(x_rest).enumerate() {
+            let d = std::array::from_mut(d);
+            self.gradients(&[*x], d, &mut sums, |_| dropped(whole + rest));
         }
         f64::from(sums.iter().sum::<f32>())
     }
@@ -145,27 +153,33 @@ impl Op {
     #[inline(always)]
     fn gradients<const N: usize>(
         &self,
-        start: usize,
-        inverse: f32,
         x: &[f32; N],
         d: &mut [f32; N],
         sums: &mut [f32; LANES],
+        dropped: impl Fn(usize) -> bool,
     ) {
         let StepRange { lo, hi, relu } = self.range;
+        let inverse = self.step.recip();
         for i in 0..N {
             let (x, dy) = (x[i], d[i]);
             let v = x * inverse;
-            let clipped = v.clamp(lo, hi);
+            let clipped = host::clamp(v, lo, hi);
             // Inside: k − x/s. Outside: the bound itself, which k is.
             let inside = v == clipped;
             let slope = host::round(clipped) - if inside { v } else { 0.0 };
-            let dropped = self.dropped(start + i);
+            let dropped = dropped(i);
             // At a ReLU's floor the gradient is that of the ReLU.
             let passes = (dropped | inside) & (!relu | (x > 0.0));
             d[i] = if passes { dy } else { 0.0 };
             sums[i] += if dropped { 0.0 } else { slope * dy };
         }
     }
+}
+
+/// Whether value i of those from `start` on passes unquantized, by key and threshold.
+#[inline(always)]
+fn dropped_from(start: usize, (key, threshold): (u32, u32)) -> impl Fn(usize) -> bool {
+    move |i| hash((start + i) as u32, key) < threshold
 }
 
 #[derive(Debug)]

@@ -392,7 +392,7 @@ fn is_stream(activation: &str) -> bool {
 
 /// `‖x̂ − x‖² / ‖x‖²`, `[1]`.
 fn relative_error(actual: Tensor<4>, expected: Tensor<4>) -> Tensor<1> {
-    let norm = distance::squared(expected.clone(), expected.zeros_like());
+    let norm = distance::squared_norm(expected.clone());
     let norm = norm.clamp_min(f32::MIN_POSITIVE).autodiff();
     distance::squared(actual, expected) / norm
 }

@@ -84,26 +84,29 @@ impl Layout {
     /// Writes planes, `[channels or more, PHASES, plane]`, of `dense`, `[images, channels, H, W]`.
     pub fn split(&self, channels: usize, dense: &[f32], planes: &mut [f32]) {
         let size = self.plane();
-        host::vectorized(|| {
-            for (i, rows) in dense.chunks_exact(self.height * self.width).enumerate() {
-                let (image, c) = (i / channels, i % channels);
-                let planes = &mut planes[c * PHASES * size..][..PHASES * size];
-                for (y, row) in rows.chunks_exact(self.width).enumerate() {
-                    let (odd, i) = Self::of_row(y);
-                    let (evens, odds) = planes[2 * odd * size..][..2 * size].split_at_mut(size);
-                    let at = self.row(image, i);
-                    let evens = &mut evens[at..][..self.w_out];
-                    let odds = &mut odds[at + 1..][..self.w_out];
-                    let (pairs, last) = row.as_chunks::<2>();
-                    for (([a, b], even), odd) in pairs.iter().zip(&mut *evens).zip(odds) {
-                        (*even, *odd) = (*a, *b);
-                    }
-                    if let ([last], Some(even)) = (last, evens.last_mut()) {
-                        *even = *last;
+        host::vectorized(
+            #[inline(always)]
+            || {
+                for (i, rows) in dense.chunks_exact(self.height * self.width).enumerate() {
+                    let (image, c) = (i / channels, i % channels);
+                    let planes = &mut planes[c * PHASES * size..][..PHASES * size];
+                    for (y, row) in rows.chunks_exact(self.width).enumerate() {
+                        let (odd, i) = Self::of_row(y);
+                        let (evens, odds) = planes[2 * odd * size..][..2 * size].split_at_mut(size);
+                        let at = self.row(image, i);
+                        let evens = &mut evens[at..][..self.w_out];
+                        let odds = &mut odds[at + 1..][..self.w_out];
+                        let (pairs, last) = row.as_chunks::<2>();
+                        for (([a, b], even), odd) in pairs.iter().zip(&mut *evens).zip(odds) {
+                            (*even, *odd) = (*a, *b);
+                        }
+                        if let ([last], Some(even)) = (last, evens.last_mut()) {
+                            *even = *last;
+                        }
                     }
                 }
-            }
-        });
+            },
+        );
     }
 
     /// Writes to `dense`, `[images, channels, H, W]`, what stands in one of its planes: of even or odd
@@ -115,21 +118,24 @@ impl Layout {
         products: &[f32],
         dense: &mut [f32],
     ) {
-        host::vectorized(|| {
-            for (i, rows) in dense.chunks_exact_mut(self.height * self.width).enumerate() {
-                let (image, c) = (i / channels, i % channels);
-                let products = &products[c * self.run..][..self.run];
-                let rows = rows.chunks_exact_mut(self.width).enumerate();
-                for (y, row) in rows.skip(odd_rows).step_by(2) {
-                    let (_, i) = Self::of_row(y);
-                    let from = &products[self.row(image, i) + odd_columns..];
-                    let row = row.iter_mut().skip(odd_columns).step_by(2);
-                    for (value, product) in row.zip(from) {
-                        *value = *product;
+        host::vectorized(
+            #[inline(always)]
+            || {
+                for (i, rows) in dense.chunks_exact_mut(self.height * self.width).enumerate() {
+                    let (image, c) = (i / channels, i % channels);
+                    let products = &products[c * self.run..][..self.run];
+                    let rows = rows.chunks_exact_mut(self.width).enumerate();
+                    for (y, row) in rows.skip(odd_rows).step_by(2) {
+                        let (_, i) = Self::of_row(y);
+                        let from = &products[self.row(image, i) + odd_columns..];
+                        let row = row.iter_mut().skip(odd_columns).step_by(2);
+                        for (value, product) in row.zip(from) {
+                            *value = *product;
+                        }
                     }
                 }
-            }
-        });
+            },
+        );
     }
 
     /// Writes the outputs' gradients, `[channels or more, plane]`, of `dense`, `[images, channels, H',
