@@ -270,6 +270,9 @@ pub struct CalibrateArgs {
     /// Correct biases for the mean shift of quantized weights
     #[arg(long)]
     pub bias_correction: bool,
+    /// Round an image of 4 or fewer bits without dither
+    #[arg(long)]
+    pub no_dither: bool,
     /// Calibration images, drawn from the training images, without labels or augmentation
     #[arg(long, default_value_t = 1024)]
     pub samples: usize,

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`affine`] | quantize, dequantize, fake-quantize with a straight-through gradient |
 //! | [`compensate`](mod@compensate) | rounding whose errors cancel on calibration images (GPTQ) |
+//! | [`dither`] | what is added to an image of few codes before it is rounded |
 //! | [`distance`] | squared distance from a target |
 //! | [`learned`] | fake quantization of activations with a learned step, and QDrop |
 //! | [`levels`] | search of scale and offset for weights with a table of levels |
@@ -38,6 +39,7 @@ pub mod affine;
 pub mod bias;
 pub mod compensate;
 pub mod distance;
+pub mod dither;
 mod error;
 #[cfg(feature = "flex")]
 pub mod host;

@@ -125,6 +125,7 @@ impl Vgg {
         self.activations.push(Activation {
             name: name.clone(),
             relu,
+            dither: false,
             qparams: Some(QParams::per_tensor(bits, false, affine)),
         });
         Ok(self.graph.push(Op::activation(&name), &[x]))

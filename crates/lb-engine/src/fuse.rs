@@ -46,6 +46,8 @@ pub enum Fused<'a> {
     Image {
         /// ReLU before rounding.
         relu: bool,
+        /// Whether a pattern is added before rounding.
+        dither: bool,
         /// Output.
         out: ValueId,
     },
@@ -282,6 +284,13 @@ impl<'a> Fuse<'a> {
         }
     }
 
+    fn dithers(&self, node: usize) -> Result<bool, EngineError> {
+        match &self.network.graph.nodes[node].op {
+            Op::Activation { name } => Ok(self.network.activation(name)?.dither),
+            _ => Ok(false),
+        }
+    }
+
     /// Emits the operation of `waiting`, whose output becomes that of `node`.
     fn emit(
         &mut self,
@@ -299,7 +308,8 @@ impl<'a> Fuse<'a> {
                 }
                 let out = self.value(node, params);
                 self.values[out].stride = 4;
-                self.steps.push(Fused::Image { relu, out });
+                let dither = self.dithers(node)?;
+                self.steps.push(Fused::Image { relu, dither, out });
                 Ok(out)
             }
             Op::Conv { .. } | Op::Linear { .. } => self.conv(waiting, None, relu, params, node),

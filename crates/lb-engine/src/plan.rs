@@ -257,8 +257,8 @@ impl Plan {
         let held = |v: ValueId| (self.values[v].plane, self.values[v].kind);
         let codes = |v: ValueId| params(v).expect("fusing left codes here");
         let (name, run) = match *fused {
-            Fused::Image { relu, out } => {
-                let table = ImageTable::new(&network.info, codes(out), relu);
+            Fused::Image { relu, dither, out } => {
+                let table = ImageTable::new(&network.info, codes(out), relu, dither);
                 ("image".to_string(), Operation::Image(Box::new(table)))
             }
             Fused::Table { relu, input, out } => {

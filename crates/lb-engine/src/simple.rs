@@ -1,6 +1,6 @@
 //! Operations that multiply nothing: images to codes, tables, shortcuts, pooling.
 
-use lb_format::{NetworkInfo, QParams};
+use lb_format::{NetworkInfo, QParams, dither};
 
 use crate::conv::{Values, ValuesMut};
 use crate::plane::Plane;
@@ -21,16 +21,29 @@ fn recode(q: &QParams, real: f32, relu: bool) -> u16 {
     (q.channel(0).quantize(real, q.range()) - q.range().lo) as u16
 }
 
-/// The code of every byte in every channel: normalisation and rounding folded into a table.
+/// The code of every byte in every channel: normalisation and rounding folded into a table. With
+/// dither, one for each place of its pattern, row after row.
 #[derive(Debug)]
-pub struct ImageTable([[u16; 256]; 3]);
+pub struct ImageTable(Vec<Codes>);
+
+/// Of red, green and blue.
+type Codes = [[u16; 256]; 3];
 
 impl ImageTable {
     /// The table of `info`'s normalisation and the image's parameters.
-    pub fn new(info: &NetworkInfo, q: &QParams, relu: bool) -> Self {
-        Self(std::array::from_fn(|c| {
-            std::array::from_fn(|x| recode(q, info.real_pixel(c, x as u8), relu))
-        }))
+    pub fn new(info: &NetworkInfo, q: &QParams, relu: bool, dithered: bool) -> Self {
+        let period = if dithered { dither::PERIOD } else { 1 };
+        let scale = q.channel(0).scale;
+        let table = |place: usize| -> Codes {
+            std::array::from_fn(|c| {
+                let added = match dithered {
+                    true => dither::dither(c, place / period, place % period) * scale,
+                    false => 0.0,
+                };
+                std::array::from_fn(|x| recode(q, info.real_pixel(c, x as u8) + added, relu))
+            })
+        };
+        Self((0..period * period).map(table).collect())
     }
 
     /// Codes of one image.
@@ -39,13 +52,13 @@ impl ImageTable {
     /// If a buffer is too short.
     pub fn run(&self, pixels: &[u8], layout: PixelLayout, plane: &Plane, out: ValuesMut) {
         match out {
-            ValuesMut::U8(out) => self.write(pixels, layout, plane, out, |code| code as u8),
-            ValuesMut::U16(out) => self.write(pixels, layout, plane, out, |code| code),
+            ValuesMut::U8(out) => self.rows(pixels, layout, plane, out, |code| code as u8),
+            ValuesMut::U16(out) => self.rows(pixels, layout, plane, out, |code| code),
             ValuesMut::F32(_) => unreachable!("an image becomes codes"),
         }
     }
 
-    fn write<T>(
+    fn rows<T>(
         &self,
         pixels: &[u8],
         layout: PixelLayout,
@@ -53,13 +66,29 @@ impl ImageTable {
         out: &mut [T],
         code: impl Fn(u16) -> T,
     ) {
-        let [r, g, b] = &self.0;
+        match self.0.len() {
+            1 => self.write::<1, T>(pixels, layout, plane, out, code),
+            _ => self.write::<{ dither::PERIOD }, T>(pixels, layout, plane, out, code),
+        }
+    }
+
+    fn write<const PERIOD: usize, T>(
+        &self,
+        pixels: &[u8],
+        layout: PixelLayout,
+        plane: &Plane,
+        out: &mut [T],
+        code: impl Fn(u16) -> T,
+    ) {
         let area = plane.height * plane.width;
         for y in 0..plane.height {
             let row = &mut out[plane.at(y, 0)..][..plane.width * plane.stride];
             let from = y * plane.width;
             let pixels_of_row = row.chunks_exact_mut(plane.stride);
-            let put = |o: &mut [T], p: [u8; 3]| {
+            let tables: [&Codes; PERIOD] =
+                std::array::from_fn(|x| &self.0[y % PERIOD * PERIOD + x]);
+            let put = |x: usize, o: &mut [T], p: [u8; 3]| {
+                let [r, g, b] = tables[x % PERIOD];
                 o[0] = code(r[usize::from(p[0])]);
                 o[1] = code(g[usize::from(p[1])]);
                 o[2] = code(b[usize::from(p[2])]);
@@ -68,14 +97,14 @@ impl ImageTable {
                 PixelLayout::Planar => {
                     let line = |c: usize| pixels[c * area + from..][..plane.width].iter();
                     let lines = line(0).zip(line(1)).zip(line(2));
-                    for (o, ((&r, &g), &b)) in pixels_of_row.zip(lines) {
-                        put(o, [r, g, b]);
+                    for (x, (o, ((&r, &g), &b))) in pixels_of_row.zip(lines).enumerate() {
+                        put(x, o, [r, g, b]);
                     }
                 }
                 PixelLayout::Interleaved => {
                     let line = &pixels[3 * from..][..3 * plane.width];
-                    for (o, &p) in pixels_of_row.zip(line.as_chunks().0) {
-                        put(o, p);
+                    for (x, (o, &p)) in pixels_of_row.zip(line.as_chunks().0).enumerate() {
+                        put(x, o, p);
                     }
                 }
             }

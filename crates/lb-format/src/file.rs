@@ -2,7 +2,8 @@
 //!
 //! Its one metadata entry, `lb`, is JSON: format version, a CRC-32 over the JSON and all tensor
 //! data, the network's description, its layers (geometry and width), its activations and its graph;
-//! since version 3, tables of levels that are not equidistant, each once, and layers' indices in them.
+//! since version 3, tables of levels that are not equidistant, each once, and layers' indices in them;
+//! since version 4, whether the image is dithered.
 //! The tensors:
 //!
 //! | name | type | shape |
@@ -27,8 +28,8 @@ use crate::{
 };
 
 /// The newest format version that is read. A network is written in the oldest that can hold it:
-/// 3 if a weight has a table of levels, else 2.
-pub const VERSION: u32 = 3;
+/// 4 if the image is dithered, 3 if a weight has a table of levels, else 2.
+pub const VERSION: u32 = 4;
 
 /// The oldest format version that is read.
 pub const OLDEST: u32 = 2;
@@ -150,7 +151,7 @@ pub fn to_bytes(network: &QuantizedNetwork) -> Result<Vec<u8>, FormatError> {
     let tables = tables_of(&network.layers);
     let table = |q: &QParams| tables.iter().position(|t| Some(t) == q.levels.as_ref());
     let mut header = Header {
-        version: version_of(&tables),
+        version: version_of(&tables, &network.activations),
         crc32: 0,
         info: network.info.clone(),
         recipe: network.recipe.clone(),
@@ -242,20 +243,31 @@ pub fn from_bytes(bytes: &[u8]) -> Result<QuantizedNetwork, FormatError> {
     network.validate()?;
     // As a writer leaves them: all used, none twice; and none in a version that has no tables.
     let tables = tables_of(&network.layers);
-    if header.tables != tables || version != version_of(&tables) {
+    if header.tables != tables {
         let problem = format!(
-            "{} in a file of version {version}, of which layers use {}",
+            "{}, of which layers use {}",
             header.tables.len(),
             tables.len()
         );
         return Err(FormatError::invalid("tables of levels", problem));
     }
+    let written = version_of(&tables, &network.activations);
+    if version != written {
+        let problem = format!("{version}, but what the file holds is written as {written}");
+        return Err(FormatError::invalid("version", problem));
+    }
     Ok(network)
 }
 
-/// The oldest version that can hold a network with these tables.
-fn version_of(tables: &[Levels]) -> u32 {
-    if tables.is_empty() { OLDEST } else { VERSION }
+/// The oldest version that can hold a network with these tables and activations.
+fn version_of(tables: &[Levels], activations: &[Activation]) -> u32 {
+    if activations.iter().any(|a| a.dither) {
+        VERSION
+    } else if !tables.is_empty() {
+        3
+    } else {
+        OLDEST
+    }
 }
 
 /// Distinct tables of levels, by first use.

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`bits`] | bit widths (1 to 8, and 16) and the codes each can hold |
 //! | [`affine`] | the quantization formula, scalar form |
+//! | [`dither`] | what is added to an image of few codes before it is rounded |
 //! | [`levels`] | levels that are not equidistant, of weights: a table of integers |
 //! | [`packed`] | sub-byte codes, really packed: one canonical bit layout |
 //! | [`network`] | layers, activations and provenance of a quantized network |
@@ -18,6 +19,7 @@
 //! x̂    = s · (code − z) + o
 //! ```
 //!
+//! An image of few codes may be dithered: a pattern is added to `x` first ([`dither`](mod@dither)).
 //! With a table of levels, `x̂ = s · level[code] + o`, and the code is that of the nearest level.
 //!
 //! ```
@@ -33,6 +35,7 @@
 pub mod affine;
 pub mod atomic;
 pub mod bits;
+pub mod dither;
 mod error;
 pub mod file;
 pub mod graph;

@@ -151,6 +151,10 @@ pub struct Activation {
     pub name: String,
     /// Whether negative values become zero first.
     pub relu: bool,
+    /// Whether a pattern is added before rounding ([`dither`](mod@crate::dither)): only where the image is
+    /// rounded to codes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dither: bool,
     /// Per-tensor parameters; `None` passes the real values on.
     pub qparams: Option<QParams>,
 }

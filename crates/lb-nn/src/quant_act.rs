@@ -2,12 +2,13 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use lb_core::affine;
+use lb_core::{affine, dither};
 use lb_format::{Activation, QParams};
 
 use crate::{Nonlinearity, layer::Act};
 
-/// Applies the nonlinearity, then rounds to codes and back ([`affine::fake_quantize`]).
+/// Applies the nonlinearity, adds the pattern of a dither if there is one, then rounds to codes and
+/// back ([`affine::fake_quantize`]).
 #[derive(Module, Debug)]
 pub struct QuantAct {
     /// What it computes first.
@@ -16,6 +17,9 @@ pub struct QuantAct {
     /// Per-tensor parameters; `None` passes the real values on.
     #[module(skip)]
     pub qparams: Option<QParams>,
+    /// Whether it is dithered; only the image may be.
+    #[module(skip)]
+    pub dither: bool,
 }
 
 impl QuantAct {
@@ -24,7 +28,13 @@ impl QuantAct {
         Self {
             nonlinearity,
             qparams,
+            dither: false,
         }
+    }
+
+    /// The same with or without dither.
+    pub fn with_dither(self, dither: bool) -> Self {
+        Self { dither, ..self }
     }
 
     /// As stored in a packed file.
@@ -32,6 +42,7 @@ impl QuantAct {
         Activation {
             name: name.into(),
             relu: self.nonlinearity == Nonlinearity::Relu,
+            dither: self.dither,
             qparams: self.qparams.clone(),
         }
     }
@@ -42,16 +53,20 @@ impl QuantAct {
             true => Nonlinearity::Relu,
             false => Nonlinearity::Identity,
         };
-        Self::new(nonlinearity, activation.qparams.clone())
+        Self::new(nonlinearity, activation.qparams.clone()).with_dither(activation.dither)
     }
 }
 
 impl Act for QuantAct {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         let x = self.nonlinearity.apply(x);
-        match &self.qparams {
-            Some(q) => affine::fake_quantize(x, q),
-            None => x,
-        }
+        let Some(q) = &self.qparams else {
+            return x;
+        };
+        let x = match self.dither {
+            true => dither::add(x, |pattern| pattern * q.channel(0).scale),
+            false => x,
+        };
+        affine::fake_quantize(x, q)
     }
 }

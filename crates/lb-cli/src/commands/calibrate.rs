@@ -225,6 +225,7 @@ fn of_widths(args: &CalibrateArgs) -> Vec<Options> {
         residual_bits: args.residual(widths.activations),
         method: args.method.unwrap_or(Method::default_for(widths)),
         bias_correction: args.bias_correction,
+        dither: !args.no_dither,
         levels: args.levels,
         assignment: Assignment::new(),
     };
@@ -267,6 +268,9 @@ fn file_name(calibrated: &Calibrated, o: &Options, met: Option<&Met>) -> PathBuf
     }
     if o.bias_correction {
         name += "-bc";
+    }
+    if !o.dither {
+        name += "-nd";
     }
     PathBuf::from(name + ".lbq")
 }

@@ -103,6 +103,8 @@ pub struct ActSpec {
     pub zero: u8,
     /// Largest real code over the largest value: below 1 some are clamped.
     pub reach: f32,
+    /// Whether the image is dithered; nothing else is.
+    pub dither: bool,
 }
 
 impl ActSpec {
@@ -113,6 +115,7 @@ impl ActSpec {
             signed: false,
             zero: 0,
             reach: 1.0,
+            dither: false,
         }
     }
 }
@@ -291,6 +294,7 @@ impl Builder {
         self.network.activations.push(Activation {
             name: name.clone(),
             relu,
+            dither: x == 0 && spec.is_some_and(|spec| spec.dither),
             qparams: qparams.clone(),
         });
         let node = self.op(Op::activation(&name), &[x]);
@@ -324,11 +328,12 @@ impl Builder {
 }
 
 /// A small residual network with everything that engines distinguish: several widths, both
-/// shortcuts, max pooling, offsets, zero points, a table of levels.
+/// shortcuts, max pooling, offsets, zero points, a table of levels, dither.
 pub fn small(seed: u64) -> QuantizedNetwork {
     let mut b = Builder::new(9, 8, seed);
     let x = b.input(ActSpec {
         zero: 110,
+        dither: true,
         ..ActSpec::plain(8)
     });
     let x = b.conv(x, ConvSpec::same(5, 3, 1, WeightSpec::plain(8)));

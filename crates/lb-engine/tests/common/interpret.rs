@@ -60,6 +60,22 @@ pub fn round(x: f64, q: &QParams) -> (f64, i32) {
     (steps, code as i32)
 }
 
+/// The pattern of four thresholds, as it stands in the definition.
+fn add_dither(image: &mut Tensor, q: &QParams) {
+    let (s, scale) = (image.shape, f64::from(q.channel(0).scale));
+    for i in 0..image.values.len() {
+        let (c, y, x) = (
+            i / (s.height * s.width),
+            i / s.width % s.height,
+            i % s.width,
+        );
+        let (y, x) = (y + usize::from(c == 1), x + usize::from(c == 2));
+        let d = [[-0.375, 0.125], [0.375, -0.125]][y % 2][x % 2] * scale;
+        image.values[i] += d;
+        image.mass[i] += d.abs();
+    }
+}
+
 /// The output of node `node` from its inputs', **before** rounding if it is an activation.
 /// `pixels`: planar bytes.
 pub fn evaluate(
@@ -73,8 +89,12 @@ pub fn evaluate(
         Op::Conv { layer } | Op::Linear { layer } => conv(network.layer(layer).unwrap(), inputs[0]),
         Op::Activation { name } => {
             let mut x = inputs[0].clone();
-            if network.activation(name).unwrap().relu {
+            let act = network.activation(name).unwrap();
+            if act.relu {
                 x.values.iter_mut().for_each(|v| *v = v.max(0.0));
+            }
+            if act.dither {
+                add_dither(&mut x, act.qparams.as_ref().unwrap());
             }
             x
         }

@@ -232,7 +232,12 @@ fn act() -> impl Strategy<Value = ActSpec> {
         signed,
         zero,
         reach,
+        dither: false,
     })
+}
+
+fn of_image() -> impl Strategy<Value = ActSpec> {
+    (act(), any::<bool>()).prop_map(|(act, dither)| ActSpec { dither, ..act })
 }
 
 /// Few channels, some around the width of vectors, never many.
@@ -338,8 +343,8 @@ pub fn specs() -> impl Strategy<Value = Spec> {
     (
         any::<u64>(),
         (1usize..14, 1usize..14),
-        act(),
-        prop::option::weighted(0.2, act()),
+        of_image(),
+        prop::option::weighted(0.2, of_image()),
         prop::collection::vec(block(), 0..5),
         head(),
     )

@@ -58,6 +58,7 @@ fn network() -> QuantizedNetwork {
         activations: vec![Activation {
             name: "input".into(),
             relu: false,
+            dither: false,
             qparams: Some(QParams::per_tensor(
                 BitWidth::EIGHT,
                 false,
@@ -107,8 +108,11 @@ fn round_trips_and_is_deterministic() {
 /// way round: its version says which.
 #[test]
 fn the_version_says_whether_there_are_levels() {
-    let version = |net: &QuantizedNetwork| version_of(&tables_of(&net.layers));
-    assert_eq!((version(&network()), version(&with_levels())), (2, 3));
+    let version = |net: &QuantizedNetwork| version_of(&tables_of(&net.layers), &net.activations);
+    let mut dithered = with_levels();
+    dithered.activations[0].dither = true;
+    let versions = [network(), with_levels(), dithered].map(|net| version(&net));
+    assert_eq!(versions, [2, 3, 4]);
     let mut net = with_levels();
     let Weight::Codes { codes, qparams } = &mut net.layers[0].weight else {
         unreachable!()

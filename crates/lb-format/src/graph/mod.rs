@@ -220,6 +220,7 @@ impl Graph {
             for &n in &node.inputs {
                 used[n] = true;
             }
+            self.check_dither(node, network).map_err(&wrong)?;
             let inputs: Vec<&Edge> = node.inputs.iter().map(|&n| &edges[n]).collect();
             let edge = self.edge(&node.op, &inputs, network).map_err(&wrong)?;
             let values = edge.shape.values().filter(|n| (1..=MAX_EDGE).contains(n));
@@ -321,6 +322,19 @@ impl Graph {
                     qparams: inputs[0].qparams.clone(),
                 })
             }
+        }
+    }
+
+    /// The pattern is in steps of codes, and made for pixels.
+    fn check_dither(&self, node: &Node, network: &QuantizedNetwork) -> Result<(), String> {
+        let Op::Activation { name } = &node.op else {
+            return Ok(());
+        };
+        let act = network.activation(name).map_err(|e| e.to_string())?;
+        let of_image = node.inputs == [0] && !act.relu && act.qparams.is_some();
+        match act.dither && !of_image {
+            true => Err("only the image is dithered, where it becomes codes".into()),
+            false => Ok(()),
         }
     }
 

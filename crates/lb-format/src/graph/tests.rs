@@ -34,6 +34,7 @@ fn activation(name: &str, relu: bool, scale: Option<f32>) -> Activation {
     Activation {
         name: name.into(),
         relu,
+        dither: false,
         qparams: scale.map(|s| QParams::per_tensor(BitWidth::EIGHT, false, affine(s))),
     }
 }

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
+use lb_core::dither;
 use lb_core::learned::{Drop, StepRange, fake_quantize};
 use lb_format::{FormatError, QParams};
 
@@ -51,6 +52,8 @@ pub struct LearnedAct {
     #[module(skip)]
     start: Option<QParams>,
     #[module(skip)]
+    dither: bool,
+    #[module(skip)]
     dropping: Dropping,
     #[module(skip)]
     place: u64,
@@ -76,6 +79,7 @@ impl LearnedAct {
             step,
             nonlinearity: act.nonlinearity,
             start: act.qparams.clone(),
+            dither: act.dither,
             dropping: dropping.clone(),
             place,
             rate,
@@ -95,7 +99,7 @@ impl LearnedAct {
             }
             q.validate("learned activation", 1)?;
         }
-        Ok(QuantAct::new(self.nonlinearity, qparams))
+        Ok(QuantAct::new(self.nonlinearity, qparams).with_dither(self.dither))
     }
 }
 
@@ -105,6 +109,10 @@ impl Act for LearnedAct {
             return self.nonlinearity.apply(x);
         };
         let step = (step.val() * self.rate).exp() * start.channel(0).scale;
+        let x = match self.dither {
+            true => dither::add(x, |pattern| pattern * step.clone().detach().reshape([1; 4])),
+            false => x,
+        };
         let range = StepRange::of(start, self.nonlinearity == Nonlinearity::Relu);
         fake_quantize(x, step, range, self.dropping.at(self.place))
     }

@@ -204,6 +204,11 @@ pub struct Options {
     pub method: Method,
     /// Whether biases make up for the mean shift of quantized weights.
     pub bias_correction: bool,
+    /// Whether an image of few codes is dithered ([`lb_format::dither`]): at most
+    /// [`MOST_DITHERED_BITS`]. [`Method::MinMax`] and [`Method::Lbtorch`] have none, as others compare with
+    /// them.
+    #[serde(default)]
+    pub dither: bool,
     /// How the levels of weights are spaced.
     #[serde(default, skip_serializing_if = "LevelSet::is_uniform")]
     pub levels: LevelSet,
@@ -223,6 +228,7 @@ impl Options {
             residual_bits: default_residual_bits(widths.activations, edge_bits),
             method: Method::default_for(widths),
             bias_correction: false,
+            dither: true,
             levels: LevelSet::Uniform,
             assignment: Assignment::new(),
         }
@@ -293,6 +299,14 @@ impl Options {
     }
 }
 
+impl Options {
+    /// Whether an activation of this role and these bits is dithered.
+    pub(super) fn dithers(&self, role: ActRole, bits: BitWidth) -> bool {
+        let plain = matches!(self.method, Method::MinMax | Method::Lbtorch);
+        self.dither && !plain && role == ActRole::Image && bits.get() <= MOST_DITHERED_BITS
+    }
+}
+
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Widths {
@@ -317,12 +331,19 @@ impl fmt::Display for Options {
             true => f.write_str(", edge layers the same")?,
             false => write!(f, ", edge layers W{}A{}", edge.0, edge.1)?,
         }
+        if self.dithers(ActRole::Image, edge.1) {
+            f.write_str(", image dithered")?;
+        }
         match at_least(self.residual_bits, activations) {
             stream if stream == activations => Ok(()),
             stream => write!(f, ", residual stream A{stream}"),
         }
     }
 }
+
+/// Bits of an image up to which it is dithered. With more, what lies between two codes is hardly worth
+/// showing.
+pub const MOST_DITHERED_BITS: u8 = 4;
 
 /// Least bits of the residual stream unless told otherwise: 8 beside activations of 1 to 3 bits, else
 /// `None`; and `None` where edge layers are as all others, too.
@@ -378,6 +399,32 @@ mod tests {
         assert_eq!(o.act_bits(&input).unwrap().get(), 2);
         o.residual_bits = None;
         assert_eq!(o.act_bits(&input), None);
+    }
+
+    #[test]
+    fn images_of_few_codes_are_dithered() {
+        let mut o = Options::new("4".parse().unwrap());
+        assert_eq!(o.to_string(), "W4A4, edge layers W8A8");
+        o.edge_bits = None;
+        assert_eq!(o.to_string(), "W4A4, edge layers the same, image dithered");
+        let dithers = |o: &Options, bits| o.dithers(ActRole::Image, BitWidth::new(bits).unwrap());
+        assert_eq!(
+            [1, 4, 5, 8].map(|b| dithers(&o, b)),
+            [true, true, false, false]
+        );
+        assert!(!o.dithers(ActRole::Inner, BitWidth::new(2).unwrap()));
+        for method in Method::ALL {
+            let plain = [Method::MinMax, Method::Lbtorch].contains(&method);
+            let o = Options {
+                method,
+                ..o.clone()
+            };
+            assert_eq!(dithers(&o, 2), !plain, "{method}");
+        }
+        // Of a file that was written before there was dither.
+        let mut json = serde_json::to_value(&o).unwrap();
+        json.as_object_mut().unwrap().remove("dither");
+        assert!(!serde_json::from_value::<Options>(json).unwrap().dither);
     }
 
     #[test]

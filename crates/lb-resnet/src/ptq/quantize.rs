@@ -101,7 +101,8 @@ impl Rewrite<Conv2d, FloatAct, Linear> for Quantize<'_> {
             Method::Lbtorch => range::lbtorch(lo, hi, bits),
             _ => range::activation(lo, hi, bits),
         };
-        Ok(QuantAct::new(act.nonlinearity, Some(q)))
+        let dither = self.options.dithers(site.role, bits);
+        Ok(QuantAct::new(act.nonlinearity, Some(q)).with_dither(dither))
     }
 
     fn linear(&mut self, mut linear: Linear) -> Result<QuantLinear, ResnetError> {
