@@ -253,8 +253,8 @@ pub fn from_bytes(bytes: &[u8]) -> Result<QuantizedNetwork, FormatError> {
     }
     let written = version_of(&tables, &network.activations);
     if version != written {
-        let problem = format!("{version}, but what the file holds is written as {written}");
-        return Err(FormatError::invalid("version", problem));
+        let problem = format!("is version {version}, but what it holds is written as {written}");
+        return Err(FormatError::invalid("header", problem));
     }
     Ok(network)
 }

@@ -97,7 +97,7 @@ fn activations(net: &QuantizedNetwork) {
                 let c = q.channel(0);
                 vec![
                     a.name.clone(),
-                    q.bits.to_string(),
+                    format!("{}{}", q.bits, if a.dither { ", dithered" } else { "" }),
                     format!("{:.6}", c.scale),
                     c.zero_point.to_string(),
                 ]

@@ -95,7 +95,9 @@ fn with_levels() -> QuantizedNetwork {
 
 #[test]
 fn round_trips_and_is_deterministic() {
-    for net in [network(), with_levels()] {
+    let mut dithered = network();
+    dithered.activations[0].dither = true;
+    for net in [network(), with_levels(), dithered] {
         let bytes = to_bytes(&net).unwrap();
         assert_eq!(from_bytes(&bytes).unwrap(), net);
         for _ in 0..5 {
@@ -107,7 +109,7 @@ fn round_trips_and_is_deterministic() {
 /// A file that gives codes another meaning is not taken for one that does not, nor the other
 /// way round: its version says which.
 #[test]
-fn the_version_says_whether_there_are_levels() {
+fn the_version_says_whether_there_are_levels_and_dither() {
     let version = |net: &QuantizedNetwork| version_of(&tables_of(&net.layers), &net.activations);
     let mut dithered = with_levels();
     dithered.activations[0].dither = true;
@@ -182,6 +184,8 @@ fn tables_are_used_each_once_and_have_the_right_version() {
     }
     let e = from_bytes(&forged(&network(), |h| h.version = 3)).unwrap_err();
     assert!(e.to_string().contains("version 3"), "{e}");
+    let e = from_bytes(&forged(&network(), |h| h.activations[0].dither = true)).unwrap_err();
+    assert!(e.to_string().contains("version 2"), "{e}");
     // Two layers with one table store it once, and another beside it.
     let mut net = with_levels();
     let table = |levels: Vec<i32>| Weight::Codes {

@@ -352,3 +352,20 @@ fn nodes_are_written_flat() {
         r#"[{"op":"image","inputs":[]},{"op":"activation","name":"input","inputs":[0]},{"op":"conv","layer":"conv","inputs":[1]}]"#
     );
 }
+
+#[test]
+fn only_the_image_is_dithered_where_it_becomes_codes() {
+    let mut n = network();
+    n.activations[0].dither = true;
+    n.validate().unwrap();
+    type Change = fn(&mut QuantizedNetwork);
+    let changes: [Change; 3] = [
+        |n| n.activations[1].dither = true,
+        |n| (n.activations[0].dither, n.activations[0].relu) = (true, true),
+        |n| (n.activations[0].dither, n.activations[0].qparams) = (true, None),
+    ];
+    for change in changes {
+        let e = refused(change);
+        assert!(e.contains("only the image is dithered"), "{e}");
+    }
+}

@@ -97,8 +97,9 @@ mod tests {
             let (a, b) = (run(&ours, true), run(&burns, false));
             assert!(relative(a.0, b.0) < 1e-5, "output {step}");
             assert!(relative(a.1, b.1) < 1e-4, "gradient of x {step}");
-            assert!(relative(a.2, b.2) < 1e-5, "gradient of gamma {step}");
-            assert!(relative(a.3, b.3) < 1e-5, "gradient of beta {step}");
+            // Sums of hundreds of cubes of either sign, which Burn takes in another order.
+            assert!(relative(a.2, b.2) < 1e-4, "gradient of gamma {step}");
+            assert!(relative(a.3, b.3) < 1e-4, "gradient of beta {step}");
         }
         let (ours, burns) = (ours.valid(), burns.valid());
         let value = |r: &burn::module::RunningState<Tensor<1>>| r.value();

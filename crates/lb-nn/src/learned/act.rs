@@ -42,7 +42,7 @@ impl Dropping {
 }
 
 /// Applies the nonlinearity and quantizes with the step `s = s₀ · exp(ρ · θ)`
-/// ([`fake_quantize`]).
+/// ([`fake_quantize`]). Where an image is dithered, values that pass unquantized have the pattern, too.
 #[derive(Module, Debug)]
 pub struct LearnedAct {
     /// θ, `[1]`; `None`: real values pass.

@@ -193,3 +193,26 @@ fn an_activation_learns_its_step() {
     // The best step for values spread over 0..3 puts the last code near 3.
     assert!((0.7..1.1).contains(&scale), "{scale}");
 }
+
+#[test]
+fn a_dithered_image_stays_one_while_its_step_is_learned() {
+    let affine = Affine {
+        scale: 0.7,
+        zero_point: 1,
+        offset: 0.0,
+    };
+    let q = QParams::per_tensor(BitWidth::new(2).unwrap(), false, affine);
+    let plain = QuantAct::new(Nonlinearity::Identity, Some(q));
+    let start = plain.clone().with_dither(true);
+    let image = uniform([2, 3, 6, 7], 5) * 2.0 - 0.7;
+    let device = Device::flex();
+    let act = LearnedAct::new(&start, &Dropping::default(), 0, 0.1, &device).valid();
+    let (learned, dithered) = (act.forward(image.clone()), start.forward(image.clone()));
+    assert!(max_difference(learned, dithered.clone()) < 1e-6);
+    assert!(
+        max_difference(plain.forward(image), dithered) > 0.6,
+        "a step"
+    );
+    assert!(act.finish().unwrap().dither);
+    assert!(QuantAct::from_format(&start.to_format("input")).dither);
+}
