@@ -270,7 +270,7 @@ pub struct CalibrateArgs {
     /// Correct biases for the mean shift of quantized weights
     #[arg(long)]
     pub bias_correction: bool,
-    /// Round an image of 4 or fewer bits without dither
+    /// Round an image of 4 or fewer bits without dither, which gptq, brecq and brecq+kl give it
     #[arg(long)]
     pub no_dither: bool,
     /// Calibration images, drawn from the training images, without labels or augmentation

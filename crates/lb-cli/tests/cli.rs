@@ -221,6 +221,28 @@ fn additive_powers_of_two_run_in_integers_and_are_named() {
 }
 
 #[test]
+fn an_image_of_few_bits_is_dithered_unless_told_otherwise() {
+    let dir = tempfile::tempdir().unwrap();
+    let of = |options: &str, name: &str| {
+        let file = &calibrated(dir.path(), &format!("--bits 2 --edge-bits same{options}"))[0];
+        assert!(file.ends_with(name), "{file}");
+        let o = lb(dir.path(), &format!("eval {file} --json"));
+        let integer = json_lines(&o).remove(0);
+        assert_eq!(integer["arithmetic"], "integer");
+        let inspected = lb(dir.path(), &format!("inspect {file}"));
+        let table = String::from_utf8_lossy(&inspected.stdout).into_owned();
+        let image = table.lines().find(|l| l.starts_with("| input ")).unwrap();
+        let dithered = image.contains("| 2, dithered |");
+        let widths = integer["widths"].as_str().unwrap();
+        assert_eq!(widths.contains("image dithered"), dithered, "{widths}");
+        dithered
+    };
+    assert!(of("", "w2a2-all-gptq.lbq"));
+    assert!(!of(" --no-dither", "w2a2-all-gptq-nd.lbq"));
+    assert!(!of(" --method mse", "w2a2-all-mse.lbq"));
+}
+
+#[test]
 fn what_integers_cannot_run_is_simulated_and_said() {
     let dir = tempfile::tempdir().unwrap();
     let file = &calibrated(dir.path(), "--bits 8 --method lbtorch")[0];

@@ -88,7 +88,7 @@ impl Candidates {
 }
 
 /// The options under which one network a width is quantized to take places from: `options`, but the
-/// same width everywhere.
+/// same width everywhere, and plain rounding, to which no layer is fitted, has no dither.
 pub fn uniform(options: &Options, bits: BitWidth) -> Options {
     Options {
         widths: crate::ptq::Widths {
@@ -97,6 +97,7 @@ pub fn uniform(options: &Options, bits: BitWidth) -> Options {
         },
         edge_bits: None,
         residual_bits: None,
+        dither: false,
         assignment: Assignment::new(),
         ..options.clone()
     }

@@ -204,9 +204,9 @@ pub struct Options {
     pub method: Method,
     /// Whether biases make up for the mean shift of quantized weights.
     pub bias_correction: bool,
-    /// Whether an image of few codes is dithered ([`lb_format::dither`]): at most
-    /// [`MOST_DITHERED_BITS`]. [`Method::MinMax`] and [`Method::Lbtorch`] have none, as others compare with
-    /// them.
+    /// Whether an image of few codes is dithered ([`lb_format::dither`]): of at most
+    /// [`MOST_DITHERED_BITS`], and by methods that fit layers to what they are given. A layer that is
+    /// not takes the pattern for part of the picture.
     #[serde(default)]
     pub dither: bool,
     /// How the levels of weights are spaced.
@@ -302,8 +302,8 @@ impl Options {
 impl Options {
     /// Whether an activation of this role and these bits is dithered.
     pub(super) fn dithers(&self, role: ActRole, bits: BitWidth) -> bool {
-        let plain = matches!(self.method, Method::MinMax | Method::Lbtorch);
-        self.dither && !plain && role == ActRole::Image && bits.get() <= MOST_DITHERED_BITS
+        let fits = self.method.refinement(0).compensate;
+        self.dither && fits && role == ActRole::Image && bits.get() <= MOST_DITHERED_BITS
     }
 }
 
@@ -414,12 +414,12 @@ mod tests {
         );
         assert!(!o.dithers(ActRole::Inner, BitWidth::new(2).unwrap()));
         for method in Method::ALL {
-            let plain = [Method::MinMax, Method::Lbtorch].contains(&method);
+            let fits = [Method::Gptq, Method::Brecq, Method::BrecqKl].contains(&method);
             let o = Options {
                 method,
                 ..o.clone()
             };
-            assert_eq!(dithers(&o, 2), !plain, "{method}");
+            assert_eq!(dithers(&o, 2), fits, "{method}");
         }
         // Of a file that was written before there was dither.
         let mut json = serde_json::to_value(&o).unwrap();
