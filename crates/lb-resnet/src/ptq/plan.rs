@@ -204,9 +204,8 @@ pub struct Options {
     pub method: Method,
     /// Whether biases make up for the mean shift of quantized weights.
     pub bias_correction: bool,
-    /// Whether an image of few codes is dithered ([`lb_format::dither`]): of at most
-    /// [`MOST_DITHERED_BITS`], and by methods that fit layers to what they are given. A layer that is
-    /// not takes the pattern for part of the picture.
+    /// Whether an image of at most 4 bits is dithered ([`lb_format::dither`]), by methods that fit layers
+    /// to what they are given. A layer that is not takes the pattern for part of the picture.
     #[serde(default)]
     pub dither: bool,
     /// How the levels of weights are spaced.
@@ -343,7 +342,7 @@ impl fmt::Display for Options {
 
 /// Bits of an image up to which it is dithered. With more, what lies between two codes is hardly worth
 /// showing.
-pub const MOST_DITHERED_BITS: u8 = 4;
+const MOST_DITHERED_BITS: u8 = 4;
 
 /// Least bits of the residual stream unless told otherwise: 8 beside activations of 1 to 3 bits, else
 /// `None`; and `None` where edge layers are as all others, too.
