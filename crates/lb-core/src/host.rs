@@ -168,6 +168,14 @@ mod tests {
     }
 
     #[test]
+    fn clamps_all_but_what_is_not_a_number() {
+        for x in [-7.5, -1.0, 0.25, 3.0, 8.0, f32::INFINITY, f32::NEG_INFINITY] {
+            assert_eq!(clamp(x, -1.0, 3.0), x.clamp(-1.0, 3.0), "{x}");
+        }
+        assert!(clamp(f32::NAN, -1.0, 3.0).is_nan());
+    }
+
+    #[test]
     fn rounds_half_to_even() {
         for i in -300_000i32..300_000 {
             let x = i as f32 * 0.125;

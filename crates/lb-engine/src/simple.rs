@@ -51,27 +51,19 @@ impl ImageTable {
     /// # Panics
     /// If a buffer is too short.
     pub fn run(&self, pixels: &[u8], layout: PixelLayout, plane: &Plane, out: ValuesMut) {
+        const PERIOD: usize = dither::PERIOD;
+        let plain = self.0.len() == 1;
+        let narrow = |code| code as u8;
         match out {
-            ValuesMut::U8(out) => self.rows(pixels, layout, plane, out, |code| code as u8),
-            ValuesMut::U16(out) => self.rows(pixels, layout, plane, out, |code| code),
+            ValuesMut::U8(out) if plain => self.write::<1, _>(pixels, layout, plane, out, narrow),
+            ValuesMut::U8(out) => self.write::<PERIOD, _>(pixels, layout, plane, out, narrow),
+            ValuesMut::U16(out) if plain => self.write::<1, _>(pixels, layout, plane, out, |c| c),
+            ValuesMut::U16(out) => self.write::<PERIOD, _>(pixels, layout, plane, out, |c| c),
             ValuesMut::F32(_) => unreachable!("an image becomes codes"),
         }
     }
 
-    fn rows<T>(
-        &self,
-        pixels: &[u8],
-        layout: PixelLayout,
-        plane: &Plane,
-        out: &mut [T],
-        code: impl Fn(u16) -> T,
-    ) {
-        match self.0.len() {
-            1 => self.write::<1, T>(pixels, layout, plane, out, code),
-            _ => self.write::<{ dither::PERIOD }, T>(pixels, layout, plane, out, code),
-        }
-    }
-
+    /// By the tables of a pattern that repeats after `PERIOD` rows and columns.
     fn write<const PERIOD: usize, T>(
         &self,
         pixels: &[u8],

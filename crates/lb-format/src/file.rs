@@ -262,7 +262,7 @@ pub fn from_bytes(bytes: &[u8]) -> Result<QuantizedNetwork, FormatError> {
 /// The oldest version that can hold a network with these tables and activations.
 fn version_of(tables: &[Levels], activations: &[Activation]) -> u32 {
     if activations.iter().any(|a| a.dither) {
-        VERSION
+        4
     } else if !tables.is_empty() {
         3
     } else {

@@ -296,9 +296,7 @@ impl Options {
             (_, ActRole::Inner) => Some(bits),
         }
     }
-}
 
-impl Options {
     /// Whether an activation of this role and these bits is dithered.
     pub(super) fn dithers(&self, role: ActRole, bits: BitWidth) -> bool {
         let fits = self.method.refinement(0).compensate;
