@@ -18,29 +18,33 @@ mod fold;
 mod learn;
 mod level_set;
 mod lower;
+mod method;
 mod mixup;
 mod observe;
+mod options;
 mod pack;
 mod partial;
-mod plan;
 mod quantize;
 mod reconstruct;
 mod refine;
+mod widths;
 
 pub use assignment::{Assigned, Assignment};
 pub use chain::cached_bytes;
 pub use distill::{DistillConfig, DistillProgress, Distillation, StoredDistillation};
 pub use fold::fold;
 pub use level_set::LevelSet;
+pub use method::Method;
 pub use observe::{Calibration, observe};
+pub use options::{Options, default_residual_bits};
 pub use pack::{pack, unpack};
 pub use partial::Partial;
-pub use plan::{Method, Options, Widths, default_residual_bits};
 pub use quantize::quantize;
 pub use reconstruct::ReconstructConfig;
 pub use refine::{
     LEAST_IMAGES, Reconstructed, RefineMonitor, RefineProgress, Refinement, UnitReport, refine,
 };
+pub use widths::Widths;
 
 use burn::nn::Linear;
 use burn::nn::conv::Conv2d;
