@@ -29,6 +29,7 @@ mod neon;
 mod pack;
 pub mod peak;
 pub mod scalar;
+pub mod steps;
 #[cfg(target_arch = "x86_64")]
 mod tiles;
 #[cfg(target_arch = "x86_64")]

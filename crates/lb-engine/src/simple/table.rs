@@ -1,0 +1,85 @@
+//! From codes to codes of other parameters.
+
+use lb_format::QParams;
+
+use super::recode;
+use crate::conv::{Values, ValuesMut};
+use crate::kernel::steps::Steps;
+use crate::plane::Plane;
+
+/// The new code of every code, and where they are few, the [`Steps`] that give the same.
+#[derive(Debug)]
+pub struct CodeTable {
+    codes: Vec<u16>,
+    steps: Option<Steps>,
+}
+
+impl CodeTable {
+    /// From the codes of `from` to those of `to`.
+    pub fn new(from: &QParams, to: &QParams, relu: bool) -> Self {
+        let codes: Vec<u16> = (from.range().lo..=from.range().hi)
+            .map(|code| recode(to, from.channel(0).dequantize(code), relu))
+            .collect();
+        Self {
+            steps: Steps::of(&codes),
+            codes,
+        }
+    }
+
+    /// Codes of one image.
+    pub fn run(&self, from: (&Plane, Values), to: (&Plane, ValuesMut)) {
+        match (from.1, to.1) {
+            (Values::U8(x), ValuesMut::U8(y)) => match &self.steps {
+                Some(steps) if from.0.stride == to.0.stride => {
+                    rows(from.0, x, to.0, y, |x, y| steps.run(x, y));
+                }
+                _ => self.rows(from.0, x, to.0, y, usize::from, |c| c as u8),
+            },
+            (Values::U8(x), ValuesMut::U16(y)) => {
+                self.rows(from.0, x, to.0, y, usize::from, |c| c);
+            }
+            (Values::U16(x), ValuesMut::U8(y)) => {
+                self.rows(from.0, x, to.0, y, usize::from, |c| c as u8);
+            }
+            (Values::U16(x), ValuesMut::U16(y)) => {
+                self.rows(from.0, x, to.0, y, usize::from, |c| c);
+            }
+            _ => unreachable!("a table maps codes"),
+        }
+    }
+
+    fn rows<X: Copy, Y>(
+        &self,
+        from: &Plane,
+        x: &[X],
+        to: &Plane,
+        out: &mut [Y],
+        index: impl Fn(X) -> usize,
+        code: impl Fn(u16) -> Y,
+    ) {
+        rows(from, x, to, out, |x, out| {
+            let pixels = x.chunks_exact(from.stride);
+            for (out, x) in out.chunks_exact_mut(to.stride).zip(pixels) {
+                for (out, &x) in out.iter_mut().zip(&x[..from.channels]) {
+                    *out = code(self.codes[index(x)]);
+                }
+            }
+        });
+    }
+}
+
+/// Calls `put` with every row of the input and of the output, without borders.
+fn rows<X, Y>(
+    from: &Plane,
+    x: &[X],
+    to: &Plane,
+    out: &mut [Y],
+    mut put: impl FnMut(&[X], &mut [Y]),
+) {
+    for y in 0..from.height {
+        put(
+            &x[from.at(y, 0)..][..from.width * from.stride],
+            &mut out[to.at(y, 0)..][..to.width * to.stride],
+        );
+    }
+}
