@@ -91,11 +91,11 @@ mod tests {
 
     #[test]
     fn steps_give_what_their_table_does() {
-        // Of any height, over part of the codes, with jumps and ties.
-        for steps in 0..=15u32 {
+        // Of every height, one code at a time and in jumps of three.
+        for (steps, jump) in (0..=15u32).flat_map(|steps| [(steps, 1), (steps, 3)]) {
             for (first, len) in [(0, 256), (3, 256), (240, 256), (0, 16), (5, 1)] {
                 let table: Vec<u16> = (0..len)
-                    .map(|x| (first + x * x * steps / (len * len) / 3 * 3) as u16)
+                    .map(|x| (first + x * (steps + 1) / len / jump * jump) as u16)
                     .collect();
                 let found = Steps::of(&table).unwrap();
                 // Not a multiple of what vectors hold.
