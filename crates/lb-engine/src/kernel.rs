@@ -23,6 +23,8 @@ mod direct;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod epilogue;
 pub mod isa;
+#[cfg(target_arch = "x86_64")]
+mod lanes;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(target_arch = "x86_64")]
@@ -106,6 +108,7 @@ pub fn available() -> Vec<Box<dyn Kernel>> {
     {
         if let Some(token) = isa::Amx::detect() {
             kernels.push(Box::new(amx::Amx(token)));
+            kernels.push(Box::new(amx::wide::WideAmx(token)));
         }
         if let Some(token) = isa::Avx512Vnni::detect() {
             kernels.push(Box::new(winograd::Winograd(token)));

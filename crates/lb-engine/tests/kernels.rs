@@ -200,29 +200,49 @@ fn images_run_together_as_they_run_alone() {
 
 /// Recipes that only the wide kernels take.
 fn sixteen_bits() -> impl Iterator<Item = Recipe> {
-    let bits = [(16, 16, 16), (8, 16, 8), (16, 8, 16), (4, 8, 16)];
+    let bits = [
+        (16, 16, Some(16), Some(Kind::U16)),
+        (8, 16, Some(8), Some(Kind::U8)),
+        (16, 8, Some(16), None),
+        (4, 8, Some(16), Some(Kind::F32)),
+        (16, 16, None, Some(Kind::U16)),
+    ];
     bits.into_iter()
-        .flat_map(|(weight_bits, input_bits, output_bits)| {
+        .flat_map(|(weight_bits, input_bits, output_bits, residual)| {
             let recipe = Recipe {
                 input: Shape::new(33, 5, 6),
                 c_out: 18,
                 weight_bits,
                 input_bits,
-                output_bits: Some(output_bits),
-                residual: Some(Kind::U16),
+                output_bits,
+                residual,
                 ..Recipe::body(16, 8, 8)
             };
             let codes = [Codes::Random, Codes::Extreme, Codes::Largest];
-            let sizes = [(5, 6, 1), (1, 1, 1), (3, 3, 1), (6, 9, 2), (2, 31, 3)];
+            let sizes = [
+                (33, 5, 6, 1),
+                (33, 1, 1, 1),
+                (16, 3, 3, 1),
+                (3, 6, 9, 2),
+                (64, 2, 31, 3),
+                (16, 4, 32, 1),
+                // Sums of 14,400 products, many times what 32 bits hold.
+                (1600, 2, 2, 1),
+            ];
             codes.into_iter().flat_map(move |codes| {
-                sizes.map(|(height, width, stride)| Recipe {
-                    input: Shape::new(33, height, width),
+                sizes.map(|(c_in, height, width, stride)| Recipe {
+                    input: Shape::new(c_in, height, width),
                     stride,
                     codes,
                     ..recipe
                 })
             })
         })
+}
+
+/// Bits of a weight or an activation: those of the file format.
+fn bits() -> impl Strategy<Value = u8> {
+    (1u8..=9).prop_map(|b| if b == 9 { 16 } else { b })
 }
 
 fn recipes() -> impl Strategy<Value = Recipe> {
@@ -237,11 +257,11 @@ fn recipes() -> impl Strategy<Value = Recipe> {
         0usize..3,
     );
     let numbers = (
-        1u8..=8,
-        1u8..=8,
-        proptest::option::of(1u8..=8),
+        bits(),
+        bits(),
+        proptest::option::of(bits()),
         any::<[bool; 3]>(),
-        0usize..3,
+        0usize..4,
         0usize..4,
         any::<u64>(),
     );
@@ -268,7 +288,7 @@ fn recipes() -> impl Strategy<Value = Recipe> {
             output_bits,
             zero_point,
             offsets,
-            residual: [None, Some(Kind::U8), Some(Kind::F32)][residual],
+            residual: [None, Some(Kind::U8), Some(Kind::F32), Some(Kind::U16)][residual],
             relu,
             codes: [Codes::Random, Codes::Extreme, Codes::Largest, Codes::Zero][codes],
             seed,
@@ -277,7 +297,7 @@ fn recipes() -> impl Strategy<Value = Recipe> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 400, ..ProptestConfig::default() })]
 
     #[test]
     fn any_convolution_has_the_same_bits_everywhere(recipe in recipes()) {

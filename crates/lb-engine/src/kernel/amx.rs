@@ -17,6 +17,7 @@
 //! one call.
 
 mod stream;
+pub mod wide;
 
 use std::arch::asm;
 

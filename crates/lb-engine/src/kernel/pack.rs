@@ -38,13 +38,23 @@ impl Steps {
 /// is 16 output channels and the last group may have fewer blocks. Zero where there is no weight:
 /// behind the last channel, and behind the end of a kernel row.
 pub fn weights(conv: &Conv, steps: Steps, group: usize) -> AVec<i8, ConstAlign<64>> {
+    bytes(conv, steps, group, |q| q as i8)
+}
+
+/// [`weights`], of each weight only the byte that `byte` gives.
+pub fn bytes(
+    conv: &Conv,
+    steps: Steps,
+    group: usize,
+    byte: impl Fn(i32) -> i8,
+) -> AVec<i8, ConstAlign<64>> {
     let layer = &conv.layer;
     let blocks = layer.c_out.div_ceil(LANES);
     let (stride, kw) = (conv.input.stride, layer.kernel[1]);
-    let weight = |c_out: usize, ky: usize, byte: usize| {
-        let (kx, c_in) = (byte / stride, byte % stride);
+    let weight = |c_out: usize, ky: usize, at: usize| {
+        let (kx, c_in) = (at / stride, at % stride);
         match kx < kw && c_in < layer.c_in && c_out < layer.c_out {
-            true => layer.channel(c_out)[(ky * kw + kx) * layer.c_in + c_in] as i8,
+            true => byte(layer.channel(c_out)[(ky * kw + kx) * layer.c_in + c_in]),
             false => 0,
         }
     };
@@ -54,8 +64,8 @@ pub fn weights(conv: &Conv, steps: Steps, group: usize) -> AVec<i8, ConstAlign<6
             let (ky, from) = (step / steps.per_row, step % steps.per_row * steps.bytes);
             for block in first..blocks.min(first + group) {
                 for i in 0..steps.bytes * LANES {
-                    let byte = from + i / QUAD * 4 + i % 4;
-                    packed.push(weight(block * LANES + i % QUAD / 4, ky, byte));
+                    let at = from + i / QUAD * 4 + i % 4;
+                    packed.push(weight(block * LANES + i % QUAD / 4, ky, at));
                 }
             }
         }
