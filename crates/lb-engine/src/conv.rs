@@ -58,7 +58,8 @@ impl Conv {
     /// Puts the constants of [`requant`](crate::requant) together.
     ///
     /// # Errors
-    /// If the planes do not fit the layer, or a constant of requantization leaves `f32`.
+    /// If the planes do not fit the layer, a zero point is no code, or a constant of requantization
+    /// leaves `f32`.
     pub fn new(
         layer: IntegerLayer,
         (input, input_params): (Plane, &QParams),
@@ -70,6 +71,13 @@ impl Conv {
             layer: layer.name.clone(),
             problem,
         };
+        // Kernels rely on it: bounds of codes stay within 17 bits.
+        for q in epilogue.output.iter().chain([input_params]) {
+            let zero = q.channel(0).zero_point;
+            if !q.range().contains(zero) {
+                return Err(numeric(format!("a zero point of {zero} is no code")));
+            }
+        }
         let range = input_params.range();
         let x = input_params.channel(0);
         // Codes are held from 0, whatever their signedness.
@@ -366,4 +374,44 @@ pub struct Io<'a> {
     pub output: ValuesMut<'a>,
     /// At least [`Run::scratch`](crate::kernel::Run::scratch) bytes, of any content.
     pub scratch: &'a mut [u8],
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::synthetic::{Recipe, params};
+
+    #[test]
+    fn zero_points_that_are_no_codes_are_refused() {
+        let recipe = Recipe {
+            residual: None,
+            ..Recipe::body(16, 4, 8)
+        };
+        let conv = recipe.conv();
+        let with = |input_zero: i32, output_zero: i32| {
+            let epilogue = Epilogue {
+                residual: None,
+                relu: false,
+                output: Some(params(4, 1.0, output_zero)),
+            };
+            let input = Plane {
+                fill: input_zero as u16,
+                ..conv.input
+            };
+            let output = (conv.output, Kind::U8);
+            let layer = conv.layer.clone();
+            Conv::new(
+                layer,
+                (input, &params(8, 1.0, input_zero)),
+                output,
+                None,
+                &epilogue,
+            )
+        };
+        assert!(with(0, 0).is_ok() && with(255, 15).is_ok());
+        for (input, output) in [(0, 16), (0, -1), (256, 0), (-1, 0), (0, i32::MIN)] {
+            let error = with(input, output).unwrap_err().to_string();
+            assert!(error.contains("zero point"), "{input}, {output}: {error}");
+        }
+    }
 }

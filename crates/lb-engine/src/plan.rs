@@ -377,13 +377,14 @@ fn packed(layer: &Layer, stride: usize, wide: bool) -> u64 {
         _ => [1, 1],
     };
     // Rows of whole vectors, 16 output channels together; two bytes a weight, or transformed. Of
-    // 16 bits, a `f64` a weight.
+    // 16 bits, two bytes that bytes multiply, or two digits of 16 bits in pairs of inputs.
     let channels = layer.bias.len();
     let rows = channels.next_multiple_of(16) as u64 * kh as u64;
-    if wide {
-        return 4 * weights(layer) + 8 * weights(layer) / channels as u64 * rows / kh as u64;
-    }
     let vectors = rows * (kw * stride).next_multiple_of(64) as u64;
+    if wide {
+        let pairs = rows * (kw * stride.next_multiple_of(2)) as u64;
+        return 4 * weights(layer) + (2 * vectors).max(4 * pairs);
+    }
     4 * weights(layer) + (2 * vectors).max(4 * weights(layer))
 }
 

@@ -171,7 +171,7 @@ impl Recipe {
     }
 }
 
-fn params(bits: u8, scale: f32, zero_point: i32) -> QParams {
+pub(crate) fn params(bits: u8, scale: f32, zero_point: i32) -> QParams {
     let affine = Affine {
         scale,
         zero_point,

@@ -109,13 +109,19 @@ fn steps(conv: &Conv) -> Steps {
     Steps::new(conv, ROW, ROW)
 }
 
+/// Offset of every step's bytes from a tile's first.
+fn offsets(conv: &Conv) -> Vec<i64> {
+    let steps = steps(conv);
+    let offset = |step: usize| {
+        let (ky, i) = (step / steps.per_row, step % steps.per_row);
+        (ky * conv.input.pitch() + i * ROW) as i64
+    };
+    (0..steps.count(conv)).map(offset).collect()
+}
+
 impl Prepared {
     fn new(conv: Conv, _: Token) -> Self {
-        let (rows, steps) = (rows(&conv), steps(&conv));
-        let offset = |step: usize| {
-            let (ky, i) = (step / steps.per_row, step % steps.per_row);
-            (ky * conv.input.pitch() + i * ROW) as i64
-        };
+        let rows = rows(&conv);
         let run: Body = if stream::fits(&conv) {
             for_case!(case(&conv), streamed)
         } else {
@@ -139,8 +145,8 @@ impl Prepared {
                 step: conv.input.len(),
                 finish: Finish::across_images(&conv),
             },
-            offsets: (0..steps.count(&conv)).map(offset).collect(),
-            weights: weights(&conv, steps, 2),
+            offsets: offsets(&conv),
+            weights: weights(&conv, steps(&conv), 2),
             start: starts(&conv),
             run,
             run_together: for_case!(case(&conv), together),

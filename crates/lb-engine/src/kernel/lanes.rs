@@ -43,8 +43,9 @@ pub fn finish(
     }
     let code = |t: f32| {
         let rounded = t.round_ties_even();
-        // SAFETY: between the bounds of codes, also where it was no number. (`as`, which looks for
-        // that and for what does not fit, is no vector instruction.)
+        // SAFETY: between the bounds of codes, also where it was no number, and those are less than
+        // 2¹⁷ as `Conv::new` takes no zero point that is no code. (`as`, which looks for what does
+        // not fit, is no vector instruction.)
         let rounded = unsafe { rounded.to_int_unchecked::<i32>() };
         // Bounds make the code fit.
         rounded + epilogue.zero_point

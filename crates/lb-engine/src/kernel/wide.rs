@@ -34,7 +34,7 @@ pub struct WideAvx2(pub Avx2);
 /// `(q₁, q₀)`
 fn digits(q: i32) -> (i32, i32) {
     let low = i32::from(q as i8);
-    ((q - low) >> 8, low)
+    (q.wrapping_sub(low) >> 8, low)
 }
 
 /// Largest magnitude of a `q₁` or `q₀`.
@@ -78,7 +78,7 @@ impl Kernel for WideAvx512 {
     }
 
     fn cost(&self, conv: &Conv) -> Option<f64> {
-        cost(conv, 8, 0.6, 10.0)
+        cost(conv, 8, 0.43, 8.0)
     }
 
     fn window_sum(&self, conv: &Conv) -> WindowSum {
@@ -102,7 +102,7 @@ impl Kernel for WideAvx2 {
     }
 
     fn cost(&self, conv: &Conv) -> Option<f64> {
-        cost(conv, 2, 1.5, 20.0)
+        cost(conv, 2, 1.05, 20.0)
     }
 
     fn prepare(&self, conv: Conv) -> Box<dyn Run> {
@@ -249,7 +249,7 @@ impl Run for Prepared {
 
     fn run(&self, io: Io) {
         check(&self.conv, &io, self.scratch());
-        // SAFETY: the kernel's token proves the instructions.
+        // SAFETY: the kernel's token proves the instructions; every CPU with these has FMA.
         unsafe { (self.run)(self, io) }
     }
 }
