@@ -1,10 +1,10 @@
 """Training images/s of ResNet-20: PyTorch beside `lb`, in turns.
 
-    ~/peers/bin/python train.py --lb ../../target/release/lb --data JPEG    # on the CPU
+    ~/peers/bin/python train.py --lb ../../target/release/lb --data JPEG    # on the CPU; --bf16: in bfloat16, too
     python train.py --device cuda --batch 128,512,1024    # PyTorch alone, on a GPU; `lb train` prints its own
 
-On the CPU every round measures PyTorch, channels-last and channels-first, and then `lb train`, whose figure is its last
-printed pace. PyTorch's images are in memory, or on the GPU, already; `lb train` loads and augments them. On a GPU products
+On the CPU every round measures PyTorch, channels-last and channels-first, and then `lb train` on one device and on two, whose
+figure is its last printed pace. PyTorch's images are in memory, or on the GPU, already; `lb train` loads and augments them. On a GPU products
 are in TF32, and `bf16` is PyTorch's autocast.
 """
 
@@ -66,9 +66,9 @@ def on_gpu(device, batches, seconds, network):
             print(f"{network} batch {batch:5} {name:20} {rate:7.0f} images/s", flush=True)
 
 
-def ours(binary, data, threads, seconds):
+def ours(binary, data, threads, seconds, options=()):
     """The pace that `lb train` prints, loading and augmentation included."""
-    command = [binary, "train", "--data", data, "--held-out", "0.02", "--epochs", "100"]
+    command = [binary, "train", "--data", data, "--held-out", "0.02", "--epochs", "100", *options]
     with tempfile.TemporaryDirectory() as run:
         out = subprocess.run(
             ["timeout", "-s", "INT", str(seconds), *command, "--run", run],
@@ -89,6 +89,7 @@ def main():
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", default="128", help="on a GPU, e.g. 128,512")
     parser.add_argument("--network", default="resnet20", choices=NETWORKS, help="on a GPU")
+    parser.add_argument("--bf16", action="store_true", help="on the CPU: both in bfloat16 as well, which needs AMX")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=float, default=8.0)
@@ -100,19 +101,25 @@ def main():
     if not (args.lb and args.data):
         parser.error("--lb and --data are needed on the CPU")
     torch.set_num_threads(args.threads)
-    rows = {"pytorch channels-last": [], "pytorch channels-first": [], "lb": []}
+    contenders = {
+        "pytorch channels-last": lambda: pytorch(torch.channels_last, args.seconds),
+        "pytorch channels-first": lambda: pytorch(torch.contiguous_format, args.seconds),
+    }
+    options = {"lb": [], "lb --devices 0,1": ["--devices", "0,1"]}
+    if args.bf16:
+        contenders["pytorch channels-last bf16"] = lambda: pytorch(torch.channels_last, args.seconds, bf16=True)
+        options |= {f"{name} --bf16": [*more, "--bf16"] for name, more in options.items()}
+    for name, more in options.items():
+        contenders[name] = lambda more=more: ours(args.lb, args.data, args.threads, args.lb_seconds, more)
+    rows = {name: [] for name in contenders}
     for _ in range(args.rounds):
-        for name, layout in [
-            ("pytorch channels-last", torch.channels_last),
-            ("pytorch channels-first", torch.contiguous_format),
-        ]:
-            rows[name].append(pytorch(layout, args.seconds))
-        rows["lb"].append(ours(args.lb, args.data, args.threads, args.lb_seconds))
+        for name, run in contenders.items():
+            rows[name].append(run())
     base = rows["pytorch channels-last"]
     for name, values in rows.items():
         ratio = statistics.median(v / b for v, b in zip(values, base))
         spread = f"{min(values):.0f} to {max(values):.0f}"
-        print(f"{name:24} {statistics.median(values):6.0f} images/s ({spread}), ratio {ratio:.2f}")
+        print(f"{name:26} {statistics.median(values):6.0f} images/s ({spread}), ratio {ratio:.2f}")
 
 
 if __name__ == "__main__":

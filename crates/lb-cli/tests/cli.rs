@@ -50,6 +50,19 @@ fn without_data_nothing_is_substituted() {
     }
 }
 
+#[test]
+fn bfloat16_is_refused_where_it_would_change_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let line = "train --data synthetic --epochs 1 --bf16 --backend ndarray";
+    let o = lb(dir.path(), line);
+    assert_eq!(o.status.code(), Some(1));
+    assert!(
+        stderr(&o).contains("for the CPU (flex) only"),
+        "{}",
+        stderr(&o)
+    );
+}
+
 /// As in `lb data info | head -1`.
 #[cfg(unix)]
 #[test]

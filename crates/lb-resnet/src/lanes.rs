@@ -8,6 +8,9 @@ use std::num::NonZeroUsize;
 use std::sync::{Mutex, PoisonError};
 
 use burn::tensor::Device;
+use lb_nn::conv2d::has_bf16;
+
+use crate::ResnetError;
 #[cfg(feature = "flex")]
 use burn::tensor::Tensor;
 
@@ -112,6 +115,21 @@ pub(crate) fn on_cpu(device: &Device) -> bool {
         let _ = device;
         false
     }
+}
+
+/// Refuses bfloat16 ([`lb_nn::conv2d::in_bf16`]) where it would change nothing.
+///
+/// # Errors
+/// Says what is missing.
+pub(crate) fn can_bf16(devices: &[Device]) -> Result<(), ResnetError> {
+    let problem = if !devices.iter().all(on_cpu) {
+        "bfloat16 is for the CPU (flex) only"
+    } else if !has_bf16() {
+        "this processor does not multiply bfloat16 (AMX, which Intel Xeons have since 2023): go without"
+    } else {
+        return Ok(());
+    };
+    Err(ResnetError::Invalid(problem.into()))
 }
 
 #[cfg(test)]

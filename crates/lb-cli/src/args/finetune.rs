@@ -39,6 +39,9 @@ pub struct FinetuneArgs {
     /// Mix images with each other: helps where they are few
     #[arg(long)]
     pub mixup: bool,
+    /// Round factors of convolutions to bfloat16, which processors with AMX multiply faster
+    #[arg(long)]
+    pub bf16: bool,
     /// Evaluations on the held-out images, and packed files written, over the run
     #[arg(long, default_value_t = 8, value_parser = at_least_one(10_000))]
     pub evaluations: usize,

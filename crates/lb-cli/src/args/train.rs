@@ -46,6 +46,9 @@ pub struct TrainArgs {
     /// Average the weights with this decay, e.g. 0.999, and evaluate and save the average
     #[arg(long)]
     pub ema: Option<f64>,
+    /// Round factors of convolutions to bfloat16, which processors with AMX multiply faster
+    #[arg(long)]
+    pub bf16: bool,
     /// Pad crops by mirroring instead of black pixels
     #[arg(long)]
     pub reflect: bool,

@@ -94,6 +94,7 @@ pub fn run(args: &FinetuneArgs) -> Result<()> {
                 false => AugmentConfig::default(),
             },
             mixup: args.mixup,
+            bf16: args.bf16,
             ..DistillConfig::new(steps, args.seed)
         },
         evaluations: args.evaluations,

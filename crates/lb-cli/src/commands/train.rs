@@ -145,6 +145,7 @@ fn config(args: &TrainArgs) -> TrainConfig {
         weight_decay: args.weight_decay,
         label_smoothing: args.label_smoothing,
         ema: args.ema,
+        bf16: args.bf16,
         augment,
         seed: args.seed,
     }

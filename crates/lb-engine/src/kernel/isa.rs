@@ -63,6 +63,13 @@ token!(
 );
 
 token!(
+    /// [`Amx`] and its tiles of bfloat16, which no kernel here uses: training does.
+    AmxBf16,
+    "x86_64",
+    || Amx::detect().is_some() && amx::in_bf16()
+);
+
+token!(
     /// NEON with the dot product (`sdot`, `udot`).
     NeonDot,
     "aarch64",
@@ -99,6 +106,11 @@ mod amx {
         // Leaf 7: EDX bit 24 is AMX-TILE, bit 25 AMX-INT8.
         let in_cpu = __cpuid_count(7, 0).edx >> 24 & 3 == 3;
         in_cpu && std::arch::is_x86_feature_detected!("xsave") && in_os()
+    }
+
+    pub fn in_bf16() -> bool {
+        // Leaf 7: EDX bit 22 is AMX-BF16.
+        __cpuid_count(7, 0).edx >> 22 & 1 == 1
     }
 
     #[cfg(all(target_os = "linux", not(miri)))]

@@ -9,6 +9,8 @@ mod cpu;
 #[cfg(feature = "flex")]
 mod tracked;
 
+use std::cell::Cell;
+
 use burn::nn::PaddingConfig2d;
 use burn::nn::conv::Conv2d;
 use burn::tensor::Tensor;
@@ -47,8 +49,38 @@ impl Geometry {
 enum Order {
     /// Whatever is fastest.
     Any,
+    /// Whatever is fastest, of factors that may be rounded to bfloat16.
+    AnyBf16,
     /// One after the other.
     InTurn,
+}
+
+thread_local! {
+    static BF16: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether this processor multiplies bfloat16 faster than `f32`, by AMX.
+pub fn has_bf16() -> bool {
+    #[cfg(all(feature = "flex", target_arch = "x86_64"))]
+    return lb_bf16::AmxBf16::detect().is_some();
+    #[cfg(not(all(feature = "flex", target_arch = "x86_64")))]
+    false
+}
+
+/// `f`, in which [`conv2d`] on the CPU, and the backward pass of it, if `wanted` round their factors to
+/// bfloat16 where that is faster: 3×3 convolutions at stride 1, of multiples of 16 channels. Products are added in
+/// `f32`. Made for training (Micikevicius et al. 2017, arXiv 1710.03740; with an exponent as of `f32`
+/// losses need no scale: Kalamkar et al. 2019, arXiv 1905.12322).
+pub fn in_bf16<R>(wanted: bool, f: impl FnOnce() -> R) -> R {
+    /// Sets it back, also when `f` panics.
+    struct Before(bool);
+    impl Drop for Before {
+        fn drop(&mut self) {
+            BF16.set(self.0);
+        }
+    }
+    let _before = Before(BF16.replace(wanted));
+    f()
 }
 
 /// ```text
@@ -69,7 +101,11 @@ pub fn conv2d(
     bias: Option<Tensor<1>>,
     geometry: Geometry,
 ) -> Tensor<4> {
-    ordered(x, weight, bias, geometry, Order::Any)
+    let order = match BF16.get() {
+        true => Order::AnyBf16,
+        false => Order::Any,
+    };
+    ordered(x, weight, bias, geometry, order)
 }
 
 /// The same for a simulation, which rounds sums to codes: product by product, as an integer engine

@@ -70,6 +70,52 @@ fn values_and_gradients_are_those_of_burn() {
     }
 }
 
+/// Rounded factors are within 2⁻⁹ of what they were, and the signs of the errors are mixed.
+#[test]
+fn in_bfloat16_values_and_gradients_are_nearly_the_same() {
+    if !has_bf16() {
+        eprintln!(
+            "SKIPPED in_bfloat16_values_and_gradients_are_nearly_the_same: no AMX with bfloat16"
+        );
+        return;
+    }
+    let device = Device::flex().autodiff();
+    for (c_in, c_out, size, stride, bias, rounds) in [
+        (3, 16, 32, 1, false, true),
+        (16, 16, 32, 1, true, true),
+        (32, 32, 16, 1, false, true),
+        (64, 64, 8, 1, false, true),
+        (16, 32, 32, 2, false, false),
+        (16, 18, 8, 1, false, false),
+        (6, 16, 8, 1, false, true),
+        (16, 16, 7, 1, true, false),
+    ] {
+        let normal = Distribution::Normal(0.0, 1.0);
+        let random = |shape: [usize; 4]| Tensor::<4>::random(shape, normal, &device);
+        let geometry = Geometry { stride, padding: 1 };
+        let x = random([19, c_in, size, size]).require_grad();
+        let w = random([c_out, c_in, 3, 3]).require_grad();
+        let b = (bias).then(|| random([1, 1, 1, c_out]).reshape([c_out]).detach());
+        let run = |bf16: bool| {
+            in_bf16(bf16, || {
+                let y = conv2d(x.clone(), w.clone(), b.clone(), geometry);
+                let grads = (y.clone() * y.clone()).sum().backward();
+                (y.inner(), x.grad(&grads).unwrap(), w.grad(&grads).unwrap())
+            })
+        };
+        let (rounded, exact) = (run(true), run(false));
+        let off = [
+            relative(rounded.0, exact.0),
+            relative(rounded.1, exact.1),
+            relative(rounded.2, exact.2),
+        ];
+        let what = format!("{c_in}→{c_out}, {size} rows, stride {stride}: {off:?}");
+        assert!(off.iter().all(|&off| off < 0.01), "{what}");
+        assert_eq!(off.iter().any(|&off| off > 1e-4), rounds, "{what}");
+    }
+    assert!(!BF16.get());
+}
+
 /// Scratch that a thread goes on with has something of the images before in it.
 #[cfg(feature = "flex")]
 #[test]

@@ -42,6 +42,7 @@ pub(super) fn conv2d(
             let (x, weight) = (x.to_contiguous(), weight.to_contiguous());
             let state = Saved {
                 shape,
+                order,
                 x: x.clone(),
                 weight: weight.clone(),
             };
@@ -100,6 +101,7 @@ fn forward(
 #[derive(Clone, Debug)]
 struct Saved {
     shape: cpu::Shape,
+    order: Order,
     x: FlexTensor,
     weight: FlexTensor,
 }
@@ -132,14 +134,20 @@ impl<const N: usize> Backward<Flex, N> for Convolution {
     fn backward(self, ops: Ops<Saved, N>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = grads.consume::<Flex>(&ops.node).to_contiguous();
         let dy = host::values(&dy);
-        let Saved { shape, x, weight } = &ops.state;
+        let Saved {
+            shape,
+            order,
+            x,
+            weight,
+        } = &ops.state;
         let tracked = |i: usize| ops.parents.get(i).is_some_and(Option::is_some);
         let wanted = cpu::Wanted {
             x: tracked(0),
             weight: tracked(1),
             bias: tracked(2),
         };
-        let found = cpu::backward(shape, host::values(x), host::values(weight), dy, wanted);
+        let (x, weight) = (host::values(x), host::values(weight));
+        let found = cpu::backward(shape, *order, x, weight, dy, wanted);
         let found = [
             found.x.map(|dx| host::tensor(dx, &shape.input())),
             found.weight.map(|dw| host::tensor(dw, &shape.weight())),

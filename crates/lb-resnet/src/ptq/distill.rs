@@ -21,6 +21,7 @@ use burn::store::ModuleRecord;
 use burn::tensor::{Bytes, Device, Tensor, activation};
 use lb_core::distance;
 use lb_data::{AugmentConfig, ImageSet, Normalization};
+use lb_nn::conv2d::in_bf16;
 use lb_nn::learned::{Dropping, Learning, Rounding};
 use serde::{Deserialize, Serialize};
 
@@ -28,7 +29,7 @@ use super::learn::{confine, finish, learn};
 use super::mixup::mixup;
 use crate::ResnetError;
 use crate::batch::{Epochs, NormalizedBatcher, spans};
-use crate::lanes::Lanes;
+use crate::lanes::{self, Lanes};
 use crate::model::{FoldedNet, LearnedNet, QuantNet, Seen};
 
 /// How a network is tuned.
@@ -50,6 +51,9 @@ pub struct DistillConfig {
     /// Whether images are then mixed with each other.
     #[serde(default)]
     pub mixup: bool,
+    /// Whether the CPU may round factors of convolutions to bfloat16 ([`in_bf16`]).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bf16: bool,
     /// Seed of order and augmentation.
     pub seed: u64,
 }
@@ -72,6 +76,7 @@ impl DistillConfig {
             temperature: Self::TEMPERATURE,
             augment: AugmentConfig::default(),
             mixup: false,
+            bf16: false,
             seed,
         }
     }
@@ -158,7 +163,8 @@ impl<'a> Distillation<'a> {
     /// Before the first step: `start` is the quantized `teacher`.
     ///
     /// # Errors
-    /// If a layer was left in float, or the images do not fill a batch.
+    /// If a layer was left in float, the images do not fill a batch, or the device has no bfloat16 where that
+    /// is wanted.
     pub fn new(
         start: &QuantNet,
         teacher: &'a FoldedNet,
@@ -173,6 +179,9 @@ impl<'a> Distillation<'a> {
                 set.len(),
                 config.batch
             )));
+        }
+        if config.bf16 {
+            lanes::can_bf16(std::slice::from_ref(device))?;
         }
         let dropping = Dropping::default();
         let learning = Learning {
@@ -281,7 +290,7 @@ impl<'a> Distillation<'a> {
         let parts = self.parts(images);
         let config = self.config;
         let passed = match &self.lanes {
-            Some(lanes) => lanes.map(parts, |part| part.pass(config)),
+            Some(lanes) => lanes.map(parts, |part| in_bf16(config.bf16, || part.pass(config))),
             None => parts.into_iter().map(|part| part.pass(config)).collect(),
         };
         let read = self.step.is_multiple_of(READ_EVERY);

@@ -27,6 +27,9 @@ pub struct TrainConfig {
     /// Decay of an exponential moving average of the weights, which is then what is evaluated and
     /// saved.
     pub ema: Option<f64>,
+    /// Whether the CPU may round factors of convolutions to bfloat16 ([`lb_nn::conv2d::in_bf16`]).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub bf16: bool,
     /// Augmentation.
     pub augment: AugmentConfig,
     /// Seed of weights, order and augmentation.
@@ -45,6 +48,7 @@ impl Default for TrainConfig {
             weight_decay: 5e-4,
             label_smoothing: 0.0,
             ema: None,
+            bf16: false,
             augment: AugmentConfig::default(),
             seed: 0,
         }

@@ -29,6 +29,7 @@ use crate::ResnetError;
 use crate::batch::{Epochs, NormalizedBatcher};
 use crate::checkpoint::{Checkpoint, normalization};
 use crate::eval::evaluate;
+use crate::lanes;
 use crate::model::FloatNet;
 use pass::Passes;
 use state::State;
@@ -107,7 +108,8 @@ pub struct Outcome {
 /// statistics in any order, and the last bits of a run differ from those of the next.
 ///
 /// # Errors
-/// If the configuration makes no sense, files cannot be written, or a device fails.
+/// If the configuration makes no sense, files cannot be written, or a device fails or has no bfloat16 where
+/// that is wanted.
 pub fn train(
     config: &TrainConfig,
     info: &NetworkInfo,
@@ -117,6 +119,9 @@ pub fn train(
     monitor: &mut dyn Monitor,
 ) -> Result<Outcome, ResnetError> {
     config.validate()?;
+    if config.bf16 {
+        lanes::can_bf16(devices)?;
+    }
     let steps = config.steps_per_epoch(data.train.len())?;
     let part = part_of_batch(config.batch, devices.len())?;
     let identity = Identity {

@@ -11,6 +11,7 @@ use burn::optim::{GradientsAccumulator, GradientsParams};
 use burn::tensor::{Device, Int, Tensor};
 use burn::train::train::MultiDevicesTrainStep;
 use burn::train::{InferenceStep, ItemLazy, TrainOutput, TrainStep};
+use lb_nn::conv2d::in_bf16;
 
 use super::TrainConfig;
 use super::pieces::Pieces;
@@ -43,6 +44,7 @@ pub(super) struct Score {
 /// normalization sees all of it ([`pieces`](super::pieces)).
 pub(super) struct Passes {
     criterion: Criterion,
+    bf16: bool,
     main: Device,
     workers: Option<MultiDevicesTrainStep<FloatNet>>,
     /// Cores of each device, where several of them are the CPU.
@@ -68,6 +70,7 @@ impl Passes {
                 smoothing,
                 share: 1.0 / devices.len() as f32,
             },
+            bf16: config.bf16,
             main: devices[0].clone(),
             workers: (devices.len() > 1).then(|| MultiDevicesTrainStep::new(devices)),
             lanes: lanes.map(Arc::new),
@@ -85,6 +88,7 @@ impl Passes {
             let part = PartIterator {
                 batches: loader.iter(),
                 criterion: self.criterion,
+                bf16: self.bf16,
                 lanes: self.lanes.clone(),
                 index,
             };
@@ -179,6 +183,8 @@ impl Criterion {
 pub struct Part {
     pub(super) batch: Batch,
     pub(super) criterion: Criterion,
+    /// As [`TrainConfig::bf16`].
+    pub(super) bf16: bool,
     pub(super) lanes: Option<Arc<Lanes>>,
     pub(super) index: usize,
 }
@@ -202,8 +208,10 @@ impl TrainStep for FloatNet {
     fn step(&self, mut part: Part) -> TrainOutput<Scored> {
         let (lanes, index, net) = (part.lanes.take(), part.index, self.clone());
         let pass = move || {
-            let (loss, scored) = forward(&net, part);
-            TrainOutput::new(&net, loss.backward(), scored)
+            in_bf16(part.bf16, || {
+                let (loss, scored) = forward(&net, part);
+                TrainOutput::new(&net, loss.backward(), scored)
+            })
         };
         match lanes {
             Some(lanes) => lanes.within(index, pass),
@@ -247,6 +255,7 @@ fn forward(net: &FloatNet, part: Part) -> (Tensor<1>, Scored) {
 struct PartIterator<'a> {
     batches: Box<dyn DataLoaderIterator<Batch> + 'a>,
     criterion: Criterion,
+    bf16: bool,
     lanes: Option<Arc<Lanes>>,
     index: usize,
 }
@@ -259,6 +268,7 @@ impl Iterator for PartIterator<'_> {
         Some(batch.map(|batch| Part {
             batch,
             criterion: self.criterion,
+            bf16: self.bf16,
             lanes: self.lanes.clone(),
             index: self.index,
         }))

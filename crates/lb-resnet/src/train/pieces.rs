@@ -65,6 +65,7 @@ impl Pieces {
                     labels: labels.clone().narrow(0, from, size),
                 },
                 criterion,
+                bf16: whole.bf16,
                 lanes: None,
                 index,
             };
@@ -91,7 +92,7 @@ mod tests {
     const BATCH: usize = 136;
 
     /// Gradient and running variance of some layers, then the loss.
-    fn step(threads: usize, whole: bool) -> Vec<Vec<f32>> {
+    fn step(threads: usize, whole: bool, bf16: bool) -> Vec<Vec<f32>> {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
         pool.build().unwrap().install(|| {
             let device = Device::flex().autodiff();
@@ -106,6 +107,7 @@ mod tests {
             let config = TrainConfig {
                 batch: BATCH,
                 label_smoothing: 0.1,
+                bf16,
                 ..Default::default()
             };
             let mut passes = Passes::new(&config, &[device]).unwrap();
@@ -130,7 +132,7 @@ mod tests {
 
     #[test]
     fn pieces_give_what_the_batch_gives() {
-        let (pieces, whole) = (step(2, false), step(2, true));
+        let (pieces, whole) = (step(2, false, false), step(2, true, false));
         assert_eq!(pieces.len(), whole.len());
         for (i, (a, b)) in pieces.iter().zip(&whole).enumerate() {
             let largest = b.iter().fold(0f32, |l, x| l.max(x.abs()));
@@ -144,7 +146,25 @@ mod tests {
 
     #[test]
     fn the_number_of_threads_changes_no_bit() {
-        let two = step(2, false);
-        assert!(step(1, false) == two && step(7, false) == two);
+        for bf16 in [false, true] {
+            let two = step(2, false, bf16);
+            assert!(step(1, false, bf16) == two && step(7, false, bf16) == two);
+        }
+    }
+
+    #[test]
+    fn bfloat16_changes_a_step_by_little() {
+        if !lb_nn::conv2d::has_bf16() {
+            eprintln!("SKIPPED bfloat16_changes_a_step_by_little: no AMX with bfloat16");
+            return;
+        }
+        let (rounded, exact) = (step(2, false, true), step(2, false, false));
+        assert!(rounded != exact);
+        for (i, (a, b)) in rounded.iter().zip(&exact).enumerate() {
+            let length = |x: &mut dyn Iterator<Item = f32>| x.map(|x| x * x).sum::<f32>().sqrt();
+            let off = length(&mut a.iter().zip(b).map(|(a, b)| a - b));
+            let off = off / length(&mut b.iter().copied());
+            assert!(off < 0.05, "{i}: {off}");
+        }
     }
 }

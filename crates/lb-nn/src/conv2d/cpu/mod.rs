@@ -1,5 +1,7 @@
 //! Convolution on slices: images in parallel, by the algorithm that suits the geometry.
 
+#[cfg(target_arch = "x86_64")]
+mod bf16;
 mod product;
 mod shape;
 mod strided;
@@ -56,9 +58,15 @@ pub(super) fn forward(
     weight: &[f32],
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
-    if order == Order::Any && winograd::fits(s) {
+    #[cfg(target_arch = "x86_64")]
+    if order == Order::AnyBf16
+        && let Some(token) = bf16::fits(s)
+    {
+        return run_forward(s, &bf16::Bf16Forward::new(token, s, weight, bias), x);
+    }
+    if order != Order::InTurn && winograd::fits(s) {
         run_forward(s, &WinogradForward::new(s, weight, bias), x)
-    } else if order == Order::Any && strided::fits(s) {
+    } else if order != Order::InTurn && strided::fits(s) {
         run_forward(s, &StridedForward::new(s, weight, bias), x)
     } else {
         let shape = *s;
@@ -101,11 +109,20 @@ pub(super) struct Gradients {
 /// From the gradient of the output.
 pub(super) fn backward(
     s: &Shape,
+    order: Order,
     x: &[f32],
     weight: &[f32],
     dy: &[f32],
     wanted: Wanted,
 ) -> Gradients {
+    #[cfg(target_arch = "x86_64")]
+    if order == Order::AnyBf16
+        && let Some(token) = bf16::fits_backward(s, wanted)
+    {
+        let algorithm = bf16::Bf16Backward::new(token, s, weight, wanted);
+        return run_backward(s, &algorithm, x, dy, wanted);
+    }
+    let _ = order;
     if winograd::fits(s) {
         run_backward(s, &WinogradBackward::new(s, weight), x, dy, wanted)
     } else if strided::fits(s) {
