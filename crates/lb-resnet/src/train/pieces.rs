@@ -164,7 +164,8 @@ mod tests {
             let length = |x: &mut dyn Iterator<Item = f32>| x.map(|x| x * x).sum::<f32>().sqrt();
             let off = length(&mut a.iter().zip(b).map(|(a, b)| a - b));
             let off = off / length(&mut b.iter().copied());
-            assert!(off < 0.05, "{i}: {off}");
+            // The stem's gradient has gone through all layers. A wrong one would be 1 away, or more.
+            assert!(off < 0.2, "{i}: {off}");
         }
     }
 }
