@@ -2,8 +2,9 @@
 
 use std::arch::asm;
 
+use crate::SIDE;
 use crate::planes::{Rows, Transposed};
-use crate::tile::{ROW, SIDE, configure, release};
+use crate::tile::{ROW, configure, release};
 
 /// Values of a tile of sums.
 const TILE: usize = SIDE * SIDE;

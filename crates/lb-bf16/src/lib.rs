@@ -17,20 +17,31 @@
 //! | `dw`: [`Gradient`] | 16 channels of `x` × 32 positions: [`Rows`] | 32 positions × 16 channels of `dy`: [`Transposed`] | 16 inputs × 16 outputs |
 //!
 //! A tap is an address: images have borders of zeros. Where an image holds such values the processor has
-//! the instructions, as only a token makes it.
+//! the instructions, as only a token makes it. Subnormal numbers count as zero. On other processors than
+//! x86-64 there is nothing of this.
 
-#![cfg(target_arch = "x86_64")]
-
+#[cfg(target_arch = "x86_64")]
 mod gradient;
+#[cfg(target_arch = "x86_64")]
 mod planes;
+#[cfg(target_arch = "x86_64")]
 mod product;
+#[cfg(target_arch = "x86_64")]
 mod tile;
 
-pub use gradient::Gradient;
-pub use lb_engine::kernel::isa::AmxBf16;
-pub use planes::{Pairs, Rows, Transposed};
-pub use product::Weights;
-pub use tile::SIDE;
+#[cfg(target_arch = "x86_64")]
+pub use {
+    gradient::Gradient,
+    lb_engine::kernel::isa::AmxBf16,
+    planes::{Pairs, Rows, Transposed},
+    product::Weights,
+};
+
+/// Rows of a tile, at most, and its columns of sums.
+pub const SIDE: usize = 16;
+
+/// Most channels, and most rows of an image: sizes then stay far inside a `usize`.
+const MOST: usize = 1 << 16;
 
 /// Channels and size of an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,8 +67,10 @@ impl Image {
 
     /// Whether images of this size are taken: rows that fill tiles, and tiles in groups of four.
     pub fn is_taken(&self) -> bool {
-        let Self { height, width, .. } = *self;
-        matches!(width, 8 | 16 | 32) && (height * width).is_multiple_of(4 * SIDE)
+        let sizes = [self.channels, self.height];
+        sizes.iter().all(|n| (1..=MOST).contains(n))
+            && matches!(self.width, 8 | 16 | 32)
+            && self.plane().is_multiple_of(4 * SIDE)
     }
 }
 
@@ -67,6 +80,7 @@ pub fn fills_steps(channels: usize) -> bool {
 }
 
 /// `x` rounded to bfloat16, to the nearest and of two to the even: its bits. What is no number stays none.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn bf16(x: f32) -> u32 {
     let bits = x.to_bits();
@@ -74,5 +88,5 @@ fn bf16(x: f32) -> u32 {
     (if x.is_nan() { bits | 1 << 22 } else { rounded }) >> 16
 }
 
-#[cfg(test)]
+#[cfg(all(test, target_arch = "x86_64"))]
 mod tests;

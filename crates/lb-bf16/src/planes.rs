@@ -4,8 +4,7 @@ use std::arch::x86_64::*;
 
 use aligned_vec::{AVec, ConstAlign};
 
-use crate::tile::SIDE;
-use crate::{AmxBf16, Image, bf16};
+use crate::{AmxBf16, Image, SIDE, bf16};
 
 /// Rows of an image with a border: a row of zeros above and below, and between rows zeros that are the
 /// border of both neighbours.

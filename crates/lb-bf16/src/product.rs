@@ -5,8 +5,8 @@ use std::arch::asm;
 use aligned_vec::{AVec, ConstAlign};
 
 use crate::planes::Pairs;
-use crate::tile::{ROW, SIDE, configure, release};
-use crate::{Image, bf16, fills_steps};
+use crate::tile::{ROW, configure, release};
+use crate::{Image, SIDE, bf16, fills_steps};
 
 /// Taps of a kernel.
 const TAPS: usize = 9;

@@ -134,3 +134,31 @@ fn rounds_to_the_nearest_and_keeps_what_is_no_number() {
         assert!(of(f32::from_bits(bits)).is_nan(), "{bits:x}");
     }
 }
+
+#[test]
+fn sizes_that_fill_no_tiles_or_overflow_are_not_taken() {
+    let taken = |channels, height, width| {
+        let image = Image {
+            channels,
+            height,
+            width,
+        };
+        image.is_taken()
+    };
+    assert!(taken(16, 8, 8) && taken(1, 2, 32) && taken(3, 32, 32));
+    for (channels, height, width) in [
+        (0, 8, 8),
+        (16, 0, 8),
+        (16, 8, 0),
+        (16, 7, 8),
+        (16, 8, 24),
+        (16, 1 << 61, 8),
+        (16, (1 << 56) + 4, 16),
+        (1 << 17, 8, 8),
+    ] {
+        assert!(
+            !taken(channels, height, width),
+            "{channels} {height} {width}"
+        );
+    }
+}

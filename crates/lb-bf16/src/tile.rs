@@ -2,10 +2,10 @@
 
 use std::arch::asm;
 
+use crate::SIDE;
+
 /// Bytes of a tile's row, at most.
 pub const ROW: usize = 64;
-/// Rows of a tile, at most; columns of C.
-pub const SIDE: usize = 16;
 
 /// A cache line.
 #[repr(C, align(64))]

@@ -125,7 +125,7 @@ pub(crate) fn can_bf16(devices: &[Device]) -> Result<(), ResnetError> {
     let problem = if !devices.iter().all(on_cpu) {
         "bfloat16 is for the CPU (flex) only"
     } else if !has_bf16() {
-        "this processor does not multiply bfloat16 (AMX, which Intel Xeons have since 2023): go without"
+        "this processor does not multiply bfloat16 (AMX, which Intel Xeons have since 2023): train without, or go on with a run of that where it started"
     } else {
         return Ok(());
     };
