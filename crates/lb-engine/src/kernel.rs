@@ -1,7 +1,7 @@
 //! Kernels: ways to run a [`Conv`], all with the same bits.
 //!
 //! A kernel is one file and one line in [`available`]. It says what it can run and at what cost,
-//! and prepares the weights once, in whatever order suits it. `unsafe` lives here and nowhere else;
+//! and prepares the weights once, in whatever order suits it. `unsafe` lives here and nowhere else in this crate;
 //! whoever holds an instruction-set token ([`isa`]) knows that the CPU has it.
 
 #![allow(unsafe_code)]
