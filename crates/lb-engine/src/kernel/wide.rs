@@ -72,13 +72,27 @@ fn cost(conv: &Conv, positions: usize, pair: f64, block: f64) -> Option<f64> {
     Some(blocks as f64 * (products + block) + conv.input.len() as f64 / 20.0)
 }
 
+/// Neighbouring positions that share a load of weights, as many as a row has and registers hold.
+fn positions_512(conv: &Conv) -> usize {
+    match conv.output.width {
+        8.. => 8,
+        4.. => 4,
+        _ => 1,
+    }
+}
+
+/// The same for half as many registers, of half the size.
+fn positions_256(conv: &Conv) -> usize {
+    conv.output.width.min(2)
+}
+
 impl Kernel for WideAvx512 {
     fn name(&self) -> &'static str {
         "wide-avx512"
     }
 
     fn cost(&self, conv: &Conv) -> Option<f64> {
-        cost(conv, 8, 0.43, 8.0)
+        cost(conv, positions_512(conv), 0.43, 8.0)
     }
 
     fn window_sum(&self, conv: &Conv) -> WindowSum {
@@ -87,9 +101,9 @@ impl Kernel for WideAvx512 {
 
     fn prepare(&self, conv: Conv) -> Box<dyn Run> {
         must_take(self, &conv);
-        let run = match conv.output.width {
-            8.. => avx512::<8>,
-            4.. => avx512::<4>,
+        let run = match positions_512(&conv) {
+            8 => avx512::<8>,
+            4 => avx512::<4>,
             _ => avx512::<1>,
         };
         Box::new(Prepared::new(conv, run))
@@ -102,13 +116,13 @@ impl Kernel for WideAvx2 {
     }
 
     fn cost(&self, conv: &Conv) -> Option<f64> {
-        cost(conv, 2, 1.05, 20.0)
+        cost(conv, positions_256(conv), 1.05, 20.0)
     }
 
     fn prepare(&self, conv: Conv) -> Box<dyn Run> {
         must_take(self, &conv);
-        let run = match conv.output.width {
-            2.. => avx2::<2>,
+        let run = match positions_256(&conv) {
+            2 => avx2::<2>,
             _ => avx2::<1>,
         };
         Box::new(Prepared::new(conv, run))
