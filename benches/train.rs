@@ -1,12 +1,12 @@
 //! A training step of ResNet-20 on the CPU, images/s, and what it is made of.
 
-use burn::nn::BatchNormConfig;
 use burn::nn::loss::CrossEntropyLossConfig;
 use burn::optim::{GradientsParams, SgdConfig};
 use burn::tensor::{Device, Distribution, Int, Tensor};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use lb_nn::batch_norm::batch_norm;
 use lb_nn::conv2d::{Geometry, conv2d};
+use lb_nn::layer::Conv;
+use lb_nn::{ConvBnConfig, FloatAct, Nonlinearity};
 
 const BATCH: usize = 128;
 
@@ -56,12 +56,15 @@ fn layers(c: &mut Criterion) {
                     .backward()
             });
         });
-        let bn = BatchNormConfig::new(channels).init(&device);
-        group.throughput(Throughput::Elements(
-            (BATCH * channels * size * size) as u64,
-        ));
-        group.bench_function("batch norm forward and backward", |b| {
-            b.iter(|| batch_norm(&bn, x.clone()).sum().backward());
+        let config = ConvBnConfig {
+            channels: [channels; 2],
+            kernel: 3,
+            stride: 1,
+            padding: 1,
+        };
+        let (layer, relu) = (config.init(&device), FloatAct::new(Nonlinearity::Relu));
+        group.bench_function("conv, batch norm, relu forward and backward", |b| {
+            b.iter(|| layer.forward_then(&relu, x.clone()).sum().backward());
         });
         group.finish();
     }

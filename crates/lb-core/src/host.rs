@@ -67,14 +67,40 @@ pub fn map_pieces(x: FlexTensor, size: usize, f: impl Fn(usize, &mut [f32]) + Sy
         return x;
     }
     let source = values(&x);
-    let mut copy = vec![0.0; source.len()];
-    let pieces = copy.par_chunks_mut(size).zip(source.par_chunks(size));
-    pieces.enumerate().for_each(|(i, (piece, source))| {
-        piece.copy_from_slice(source);
+    let copy = |_: &mut (), i: usize, piece: &mut [f32]| {
+        piece.copy_from_slice(&source[i * size..][..piece.len()]);
         f(i, piece);
-    });
+    };
+    let (copy, _) = filled(source.len(), size, || (), copy);
     let shape = x.layout().shape().to_vec();
     tensor(copy, &shape)
+}
+
+/// `len` values in pieces of `size`, and what `f(state, i, piece i)`, which is given zeros and fills
+/// them, returns of each; by all cores, each with a state of its own from `init`.
+pub fn filled<T, R: Send>(
+    len: usize,
+    size: usize,
+    init: impl Fn() -> T + Send + Sync,
+    f: impl Fn(&mut T, usize, &mut [f32]) -> R + Send + Sync,
+) -> (Vec<f32>, Vec<R>) {
+    if rayon::current_num_threads() == 1 {
+        // Zeros of a piece that is filled next stay in the cache; of a whole tensor they go to
+        // memory and come back.
+        let (mut values, mut state) = (Vec::with_capacity(len), init());
+        let fill = |i| {
+            let from = values.len();
+            values.resize(len.min(from + size), 0.0);
+            f(&mut state, i, &mut values[from..])
+        };
+        let results = (0..len.div_ceil(size)).map(fill).collect();
+        return (values, results);
+    }
+    let mut values = vec![0.0; len];
+    let pieces = values.par_chunks_mut(size).enumerate();
+    let results = pieces.map_init(init, |state, (i, piece)| f(state, i, piece));
+    let results = results.collect();
+    (values, results)
 }
 
 /// `f`, compiled for the widest vector instructions of this processor: a portable build is for
@@ -165,6 +191,32 @@ mod tests {
         assert_eq!(transposed.into_data(), expected, "a view");
         assert_eq!(x.clone().into_data(), before);
         assert_eq!(add(x).into_data(), expected, "alone");
+    }
+
+    #[test]
+    fn one_thread_fills_what_many_do() {
+        for (len, size) in [(0, 3), (7, 3), (9, 3), (2, 5)] {
+            let run = |threads: usize| {
+                let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
+                pool.build().unwrap().install(|| {
+                    filled(
+                        len,
+                        size,
+                        || 0,
+                        |_, i, piece| {
+                            assert!(piece.iter().all(|&v| v == 0.0));
+                            piece.fill(i as f32);
+                            (i, piece.len())
+                        },
+                    )
+                })
+            };
+            let (values, pieces) = run(1);
+            assert_eq!((values.clone(), pieces.clone()), run(3), "{len} by {size}");
+            let expected: Vec<f32> = (0..len).map(|at| (at / size) as f32).collect();
+            assert_eq!(values, expected);
+            assert_eq!(pieces.iter().map(|p| p.1).sum::<usize>(), len);
+        }
     }
 
     #[test]

@@ -79,21 +79,28 @@ impl ChannelMoments {
 /// large mean costs no digits.
 #[cfg(feature = "flex")]
 pub fn channel_sums(x: &[f32], channels: usize, plane: usize) -> Vec<[f64; 2]> {
-    const LANES: usize = 16;
     let images = x.par_chunks((channels * plane).max(1));
     host::per_channel(images, channels, |c, image| {
-        let values = &image[c * plane..][..plane];
-        let mean = host::sum(values) / plane as f32;
-        let mut squares = [0f32; LANES];
-        for chunk in values.chunks(LANES) {
-            for (s, x) in squares.iter_mut().zip(chunk) {
-                *s += (x - mean) * (x - mean);
-            }
-        }
-        let squares = f64::from(squares.iter().sum::<f32>());
-        let (mean, count) = (f64::from(mean), plane as f64);
-        [mean * count, squares + mean * mean * count]
+        plane_sums(&image[c * plane..][..plane])
     })
+}
+
+/// Those of a plane.
+#[cfg(feature = "flex")]
+#[inline(always)]
+pub fn plane_sums(values: &[f32]) -> [f64; 2] {
+    const LANES: usize = 16;
+    let count = values.len();
+    let mean = host::sum(values) / count as f32;
+    let mut squares = [0f32; LANES];
+    for chunk in values.chunks(LANES) {
+        for (s, x) in squares.iter_mut().zip(chunk) {
+            *s += (x - mean) * (x - mean);
+        }
+    }
+    let squares = f64::from(squares.iter().sum::<f32>());
+    let (mean, count) = (f64::from(mean), count as f64);
+    [mean * count, squares + mean * mean * count]
 }
 
 fn read(x: Tensor<2>) -> Result<Vec<f64>, CoreError> {

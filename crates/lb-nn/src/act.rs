@@ -45,4 +45,8 @@ impl Act for FloatAct {
     fn forward(&self, x: Tensor<4>) -> Tensor<4> {
         self.nonlinearity.apply(x)
     }
+
+    fn is_relu(&self) -> bool {
+        self.nonlinearity == Nonlinearity::Relu
+    }
 }

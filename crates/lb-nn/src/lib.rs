@@ -34,10 +34,9 @@
 //! ```
 
 mod act;
-pub mod batch_norm;
 mod compensate;
 pub mod conv2d;
-mod conv_bn;
+pub mod conv_bn;
 pub mod correct;
 pub mod fold;
 pub mod layer;

@@ -5,7 +5,7 @@
 //! other devices it is Burn's.
 
 #[cfg(feature = "flex")]
-mod cpu;
+pub(crate) mod cpu;
 #[cfg(feature = "flex")]
 mod tracked;
 
@@ -46,13 +46,23 @@ impl Geometry {
 
 /// How the products of a sum are added up on the CPU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Order {
+pub(crate) enum Order {
     /// Whatever is fastest.
     Any,
     /// Whatever is fastest, of factors that may be rounded to bfloat16.
     AnyBf16,
     /// One after the other.
     InTurn,
+}
+
+impl Order {
+    /// As [`in_bf16`] says.
+    pub(crate) fn fastest() -> Self {
+        match BF16.get() {
+            true => Self::AnyBf16,
+            false => Self::Any,
+        }
+    }
 }
 
 thread_local! {
@@ -101,11 +111,7 @@ pub fn conv2d(
     bias: Option<Tensor<1>>,
     geometry: Geometry,
 ) -> Tensor<4> {
-    let order = match BF16.get() {
-        true => Order::AnyBf16,
-        false => Order::Any,
-    };
-    ordered(x, weight, bias, geometry, order)
+    ordered(x, weight, bias, geometry, Order::fastest())
 }
 
 /// The same for a simulation, which rounds sums to codes: product by product, as an integer engine

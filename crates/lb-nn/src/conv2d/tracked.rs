@@ -133,7 +133,6 @@ impl<const N: usize> Backward<Flex, N> for Convolution {
 
     fn backward(self, ops: Ops<Saved, N>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = grads.consume::<Flex>(&ops.node).to_contiguous();
-        let dy = host::values(&dy);
         let Saved {
             shape,
             order,
@@ -147,7 +146,11 @@ impl<const N: usize> Backward<Flex, N> for Convolution {
             bias: tracked(2),
         };
         let (x, weight) = (host::values(x), host::values(weight));
-        let found = cpu::backward(shape, *order, x, weight, dy, wanted);
+        let dy = cpu::Given {
+            dy: host::values(&dy),
+            image: shape.out_image(),
+        };
+        let found = cpu::backward(shape, *order, x, weight, &dy, wanted);
         let found = [
             found.x.map(|dx| host::tensor(dx, &shape.input())),
             found.weight.map(|dw| host::tensor(dw, &shape.weight())),

@@ -31,6 +31,18 @@ pub(super) fn add<const D: usize>(a: FlexTensor, b: FlexTensor) -> Tensor<D> {
     Tensor::from_primitive::<Flex>(sum(a, &b))
 }
 
+pub(super) fn add_relu_tracked<const D: usize>(a: TrackedTensor, b: TrackedTensor) -> Tensor<D> {
+    let (a, a_node) = a.into_parts();
+    let (b, b_node) = b.into_parts();
+    let y = with_other(a, &b, |a, b| *a = floored(*a + b));
+    let prepared = AddRelu.prepare::<NoCheckpointing>([a_node, b_node]);
+    let y = match prepared.compute_bound().stateful() {
+        OpsKind::Tracked(prepared) => prepared.finish(y.clone(), y),
+        OpsKind::UnTracked(prepared) => prepared.finish(y),
+    };
+    Tensor::from_primitive::<Autodiff<Flex>>(y)
+}
+
 pub(super) fn add_tracked<const D: usize>(a: TrackedTensor, b: TrackedTensor) -> Tensor<D> {
     let (a, a_node) = a.into_parts();
     let (b, b_node) = b.into_parts();
@@ -46,10 +58,19 @@ pub(super) fn add_tracked<const D: usize>(a: TrackedTensor, b: TrackedTensor) ->
 fn positive(x: FlexTensor) -> FlexTensor {
     host::map_pieces(x, CHUNK, |_, x| {
         for x in x {
-            // Not `max`: what is not a number must stay one, or nobody sees a training diverge.
-            *x = if *x <= 0.0 { 0.0 } else { *x };
+            *x = floored(*x);
         }
     })
+}
+
+/// Not `max`: what is not a number must stay one, or nobody sees a training diverge.
+fn floored(x: f32) -> f32 {
+    if x <= 0.0 { 0.0 } else { x }
+}
+
+/// The gradient before, by that after and the output: zero where the gradient is.
+fn passed(dy: FlexTensor, y: &FlexTensor) -> FlexTensor {
+    with_other(dy, y, |dy, y| *dy = if y <= 0.0 { 0.0 } else { *dy })
 }
 
 fn sum(a: FlexTensor, b: &FlexTensor) -> FlexTensor {
@@ -71,16 +92,29 @@ fn with_other(a: FlexTensor, b: &FlexTensor, f: impl Fn(&mut f32, f32) + Sync) -
 struct Relu;
 
 impl Backward<Flex, 1> for Relu {
-    /// The output: zero where the gradient is.
+    /// The output.
     type State = FlexTensor;
 
     fn backward(self, ops: Ops<FlexTensor, 1>, grads: &mut Gradients, _: &mut Checkpointer) {
         let dy = grads.consume::<Flex>(&ops.node);
         if let [Some(node)] = ops.parents {
-            let dx = with_other(dy, &ops.state, |dy, y| {
-                *dy = if y <= 0.0 { 0.0 } else { *dy };
-            });
-            grads.register::<Flex>(node.id, dx);
+            grads.register::<Flex>(node.id, passed(dy, &ops.state));
+        }
+    }
+}
+
+#[derive(Debug)]
+struct AddRelu;
+
+impl Backward<Flex, 2> for AddRelu {
+    /// The output.
+    type State = FlexTensor;
+
+    fn backward(self, ops: Ops<FlexTensor, 2>, grads: &mut Gradients, _: &mut Checkpointer) {
+        let dy = grads.consume::<Flex>(&ops.node);
+        let d = passed(dy, &ops.state);
+        for node in ops.parents.into_iter().flatten() {
+            grads.register::<Flex>(node.id, d.clone());
         }
     }
 }

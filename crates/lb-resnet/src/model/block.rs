@@ -6,7 +6,7 @@ use lb_nn::layer::{Act, Conv};
 use lb_nn::pointwise::add;
 
 use super::site::{ActRole, ActSite, ConvRole, ConvSite, Rewrite};
-use super::trace::{Seen, Trace};
+use super::trace::{Look, Seen};
 
 /// Two 3×3 convolutions and a shortcut:
 ///
@@ -38,35 +38,62 @@ pub struct Block<C: Module, A: Module> {
 }
 
 /// Applies an activation and shows what goes in and what comes out.
-pub(crate) fn act<A: Act>(act: &A, name: &str, x: Tensor<4>, trace: Trace) -> Tensor<4> {
-    let x = trace(Seen::ActInput, name, x);
-    trace(Seen::ActOutput, name, act.forward(x))
+pub(super) fn act<A: Act>(act: &A, name: &str, x: Tensor<4>, look: &mut Look) -> Tensor<4> {
+    let x = look.see(Seen::ActInput, name, x);
+    look.see(Seen::ActOutput, name, act.forward(x))
 }
 
 /// Applies a convolution and shows what goes in and what comes out.
-pub(crate) fn conv<C: Conv>(conv: &C, name: &str, x: Tensor<4>, trace: Trace) -> Tensor<4> {
-    let x = trace(Seen::LayerInput, name, x);
-    trace(Seen::Layer, name, conv.forward(x))
+pub(super) fn conv<C: Conv>(conv: &C, name: &str, x: Tensor<4>, look: &mut Look) -> Tensor<4> {
+    let x = look.see(Seen::LayerInput, name, x);
+    look.see(Seen::Layer, name, conv.forward(x))
+}
+
+/// Applies a convolution and an activation.
+pub(super) fn conv_act<C: Conv, A: Act>(
+    (layer, nonlinearity): (&C, &A),
+    names: [&str; 2],
+    x: Tensor<4>,
+    look: &mut Look,
+) -> Tensor<4> {
+    if look.is_nobody() {
+        return layer.forward_then(nonlinearity, x);
+    }
+    let y = conv(layer, names[0], x, look);
+    act(nonlinearity, names[1], y, look)
 }
 
 impl<C: Conv, A: Act> Block<C, A> {
-    pub(crate) fn forward(&self, index: usize, x: Tensor<4>, trace: Trace) -> Tensor<4> {
-        let sum = self.sum(index, x, trace);
-        act(&self.act2, &format!("blocks.{index}.act2"), sum, trace)
+    pub(super) fn forward(&self, index: usize, x: Tensor<4>, look: &mut Look) -> Tensor<4> {
+        let (y, shortcut) = self.branches(index, x, look);
+        if look.is_nobody() {
+            return self.act2.of_sum(y, shortcut);
+        }
+        act(
+            &self.act2,
+            &format!("blocks.{index}.act2"),
+            add(y, shortcut),
+            look,
+        )
     }
 
-    /// What the last activation is given.
-    pub(super) fn sum(&self, index: usize, x: Tensor<4>, trace: Trace) -> Tensor<4> {
+    /// What the last activation is given the sum of.
+    pub(super) fn branches(
+        &self,
+        index: usize,
+        x: Tensor<4>,
+        look: &mut Look,
+    ) -> (Tensor<4>, Tensor<4>) {
         let name = |part: &str| format!("blocks.{index}.{part}");
-        let u = act(&self.input, &name("input"), x.clone(), trace);
-        let y = conv(&self.conv1, &name("conv1"), u.clone(), trace);
-        let y = act(&self.act1, &name("act1"), y, trace);
-        let y = conv(&self.conv2, &name("conv2"), y, trace);
+        let u = act(&self.input, &name("input"), x.clone(), look);
+        let first = (&self.conv1, &self.act1);
+        let y = conv_act(first, [&name("conv1"), &name("act1")], u.clone(), look);
+        let y = conv(&self.conv2, &name("conv2"), y, look);
         let shortcut = match &self.shortcut {
-            Some(shortcut) => conv(shortcut, &name("shortcut"), u, trace),
+            Some(shortcut) => conv(shortcut, &name("shortcut"), u, look),
             None => pad_shortcut(x, self.channels, self.stride),
         };
-        add(y, shortcut)
+        (y, shortcut)
     }
 
     pub(crate) fn rewrite<L, R: Rewrite<C, A, L>>(

@@ -10,7 +10,8 @@ use lb_nn::{
     ConvBn, ConvBnConfig, FloatAct, Nonlinearity, ObservedAct, QuantAct, QuantConv2d, QuantLinear,
 };
 
-use super::block::{act, conv};
+use super::block::{act, conv_act};
+use super::trace::Look;
 use super::{
     ActRole, ActSite, Arch, Block, ConvRole, ConvSite, Rewrite, Seen, Shortcut, Trace, init,
 };
@@ -121,15 +122,20 @@ impl<C: Conv, A: Act, L: Dense> ResNet<C, A, L> {
     /// - `x`: `[N, 3, 32, 32]`
     /// - output: `[N, classes]`
     pub fn forward(&self, x: Tensor<4>) -> Tensor<2> {
-        self.forward_traced(x, &mut |_, _, x| x)
+        self.forward_seen(x, &mut Look::Nobody)
     }
 
     /// As [`forward`](Self::forward), showing `trace` every layer's output, and every activation's
     /// input and output; the logits as [`Seen::Layer`] `linear`, `[N, classes, 1, 1]`. The network
     /// goes on with what `trace` gives back.
     pub fn forward_traced(&self, x: Tensor<4>, trace: Trace) -> Tensor<2> {
+        self.forward_seen(x, &mut Look::Trace(trace))
+    }
+
+    fn forward_seen(&self, x: Tensor<4>, look: &mut Look) -> Tensor<2> {
         let all = 0..self.segments();
-        all.fold(x, |x, i| self.segment(i, x, trace)).flatten(1, 3)
+        all.fold(x, |x, i| self.segment_seen(i, x, look))
+            .flatten(1, 3)
     }
 
     /// Number of parts that run one after the other, with one value in between: the stem, every
@@ -144,19 +150,22 @@ impl<C: Conv, A: Act, L: Dense> ResNet<C, A, L> {
     /// # Panics
     /// If there is no such part.
     pub fn segment(&self, index: usize, x: Tensor<4>, trace: Trace) -> Tensor<4> {
+        self.segment_seen(index, x, &mut Look::Trace(trace))
+    }
+
+    fn segment_seen(&self, index: usize, x: Tensor<4>, look: &mut Look) -> Tensor<4> {
         if index == 0 {
-            let x = act(&self.input, "input", x, trace);
-            let x = conv(&self.stem, "stem", x, trace);
-            return act(&self.stem_act, "stem_act", x, trace);
+            let x = act(&self.input, "input", x, look);
+            return conv_act((&self.stem, &self.stem_act), ["stem", "stem_act"], x, look);
         }
         if index <= self.blocks.len() {
-            return self.blocks[index - 1].forward(index - 1, x, trace);
+            return self.blocks[index - 1].forward(index - 1, x, look);
         }
         assert_eq!(index, self.blocks.len() + 1, "a network has no such part");
-        let x = act(&self.pooled, "pooled", x.mean_dim(3).mean_dim(2), trace);
+        let x = act(&self.pooled, "pooled", x.mean_dim(3).mean_dim(2), look);
         let logits = self.linear.forward(x.flatten(1, 3));
         let [n, classes] = logits.dims();
-        trace(Seen::Layer, "linear", logits.reshape([n, classes, 1, 1]))
+        look.see(Seen::Layer, "linear", logits.reshape([n, classes, 1, 1]))
     }
 
     /// The same topology with every part turned by `r`, in order of execution.

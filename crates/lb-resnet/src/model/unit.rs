@@ -8,10 +8,10 @@
 use burn::module::Module;
 use burn::tensor::Tensor;
 use lb_nn::layer::{Act, Conv, Dense};
-use lb_nn::pointwise::relu;
+use lb_nn::pointwise::{add_relu, relu};
 
 use super::block::conv;
-use super::trace::{Seen, Trace};
+use super::trace::{Look, Seen, Trace};
 use super::{Block, ResNet};
 
 /// One link of the chain.
@@ -52,24 +52,29 @@ impl<C: Conv, A: Act, L: Dense> Unit<C, A, L> {
     /// # Shapes
     /// `[N, C, H, W]` → `[N, C', H', W']`; of the head: `[N, classes, 1, 1]`.
     pub fn forward(&self, x: Tensor<4>) -> Tensor<4> {
-        self.forward_traced(x, &mut |_, _, x| x)
+        self.forward_seen(x, &mut Look::Nobody)
     }
 
     /// As [`forward`](Self::forward), showing every layer's output and the activations inside a
     /// block.
     pub fn forward_traced(&self, x: Tensor<4>, trace: Trace) -> Tensor<4> {
+        self.forward_seen(x, &mut Look::Trace(trace))
+    }
+
+    fn forward_seen(&self, x: Tensor<4>, look: &mut Look) -> Tensor<4> {
         match self {
-            Self::Stem(unit) => relu(conv(&unit.conv, "stem", unit.act.forward(x), trace)),
+            Self::Stem(unit) => relu(conv(&unit.conv, "stem", unit.act.forward(x), look)),
             Self::Block(unit) => {
                 let x = unit.act.forward(x);
-                relu(unit.block.sum(unit.index, x, trace))
+                let (y, shortcut) = unit.block.branches(unit.index, x, look);
+                add_relu(y, shortcut)
             }
             Self::Head(unit) => {
                 let x = unit.act.forward(x.mean_dim(3).mean_dim(2));
-                let x = trace(Seen::LayerInput, "linear", x);
+                let x = look.see(Seen::LayerInput, "linear", x);
                 let logits = unit.linear.forward(x.flatten(1, 3));
                 let [n, classes] = logits.dims();
-                trace(Seen::Layer, "linear", logits.reshape([n, classes, 1, 1]))
+                look.see(Seen::Layer, "linear", logits.reshape([n, classes, 1, 1]))
             }
         }
     }

@@ -8,10 +8,13 @@ mod strided;
 mod unrolled;
 mod winograd;
 
+use std::ops::Range;
+
+use lb_core::host;
 use rayon::prelude::*;
 
 use super::Order;
-pub(super) use shape::Shape;
+pub(crate) use shape::Shape;
 use strided::{StridedBackward, StridedForward};
 use unrolled::Unrolled;
 pub(super) use unrolled::sums;
@@ -51,23 +54,36 @@ trait Backward: Sync {
 }
 
 /// `[N, C_out, H', W']`
-pub(super) fn forward(
+pub(crate) fn forward(
     s: &Shape,
     order: Order,
     x: &[f32],
     weight: &[f32],
     bias: Option<&[f32]>,
 ) -> Vec<f32> {
+    forward_seen(s, order, x, weight, bias, |_| ()).0
+}
+
+/// The same, and what `see` returns of some images' outputs after others', while they are in the cache.
+pub(crate) fn forward_seen<R: Send>(
+    s: &Shape,
+    order: Order,
+    x: &[f32],
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    see: impl Fn(&[f32]) -> R + Send + Sync,
+) -> (Vec<f32>, Vec<R>) {
     #[cfg(target_arch = "x86_64")]
     if order == Order::AnyBf16
         && let Some(token) = bf16::fits(s)
     {
-        return run_forward(s, &bf16::Bf16Forward::new(token, s, weight, bias), x);
+        let algorithm = bf16::Bf16Forward::new(token, s, weight, bias);
+        return run_forward(s, &algorithm, x, see);
     }
     if order != Order::InTurn && winograd::fits(s) {
-        run_forward(s, &WinogradForward::new(s, weight, bias), x)
+        run_forward(s, &WinogradForward::new(s, weight, bias), x, see)
     } else if order != Order::InTurn && strided::fits(s) {
-        run_forward(s, &StridedForward::new(s, weight, bias), x)
+        run_forward(s, &StridedForward::new(s, weight, bias), x, see)
     } else {
         let shape = *s;
         let unrolled = Unrolled {
@@ -75,44 +91,68 @@ pub(super) fn forward(
             weight,
             bias,
         };
-        run_forward(s, &unrolled, x)
+        run_forward(s, &unrolled, x, see)
     }
 }
 
-fn run_forward<F: Forward>(s: &Shape, algorithm: &F, x: &[f32]) -> Vec<f32> {
-    let mut y = vec![0.0; s.n * s.out_image()];
+fn run_forward<F: Forward, R: Send>(
+    s: &Shape,
+    algorithm: &F,
+    x: &[f32],
+    see: impl Fn(&[f32]) -> R + Send + Sync,
+) -> (Vec<f32>, Vec<R>) {
     let together = algorithm.together();
-    y.par_chunks_mut(together * s.out_image())
-        .zip(x.par_chunks(together * s.image()))
-        .for_each_init(
-            || algorithm.scratch(),
-            |scratch, (y, x)| algorithm.forward(scratch, x, y),
-        );
-    y
+    let compute = |scratch: &mut F::Scratch, i: usize, y: &mut [f32]| {
+        let images = y.len() / s.out_image();
+        let x = &x[i * together * s.image()..][..images * s.image()];
+        algorithm.forward(scratch, x, y);
+        see(y)
+    };
+    let (len, size) = (s.n * s.out_image(), together * s.out_image());
+    host::filled(len, size, || algorithm.scratch(), compute)
+}
+
+/// The gradient of outputs.
+pub(crate) trait Outgoing: Sync {
+    /// That of some images; there is room for what has to be computed first.
+    fn of<'a>(&'a self, images: Range<usize>, room: &'a mut Vec<f32>) -> &'a [f32];
+}
+
+/// One that is there, `[N, C_out, H', W']`.
+pub(crate) struct Given<'a> {
+    pub dy: &'a [f32],
+    /// Values of an image.
+    pub image: usize,
+}
+
+impl Outgoing for Given<'_> {
+    fn of<'a>(&'a self, images: Range<usize>, _: &'a mut Vec<f32>) -> &'a [f32] {
+        &self.dy[images.start * self.image..images.end * self.image]
+    }
 }
 
 /// Which gradients somebody waits for.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Wanted {
+pub(crate) struct Wanted {
     pub x: bool,
     pub weight: bool,
     pub bias: bool,
 }
 
 /// Those that were wanted, each in the shape of its tensor.
-pub(super) struct Gradients {
+pub(crate) struct Gradients {
     pub x: Option<Vec<f32>>,
     pub weight: Option<Vec<f32>>,
     pub bias: Option<Vec<f32>>,
 }
 
 /// From the gradient of the output.
-pub(super) fn backward(
+pub(crate) fn backward(
     s: &Shape,
     order: Order,
     x: &[f32],
     weight: &[f32],
-    dy: &[f32],
+    dy: &impl Outgoing,
     wanted: Wanted,
 ) -> Gradients {
     #[cfg(target_arch = "x86_64")]
@@ -142,41 +182,36 @@ fn run_backward<B: Backward>(
     s: &Shape,
     algorithm: &B,
     x: &[f32],
-    dy: &[f32],
+    dy: &impl Outgoing,
     wanted: Wanted,
 ) -> Gradients {
     let group = s.n.div_ceil(GROUPS).max(LEAST);
-    let mut dx = wanted.x.then(|| vec![0.0; s.n * s.image()]);
-    let dx_groups: Vec<Option<&mut [f32]>> = match &mut dx {
-        Some(dx) => dx.chunks_mut(group * s.image()).map(Some).collect(),
-        None => (0..s.n.div_ceil(group)).map(|_| None).collect(),
+    let scratch = || (algorithm.scratch(), Vec::new());
+    let of_group =
+        |(scratch, room): &mut (B::Scratch, Vec<f32>), i: usize, dx: Option<&mut [f32]>| {
+            let images = i * group..s.n.min((i + 1) * group);
+            let x = &x[images.start * s.image()..images.end * s.image()];
+            let dy = dy.of(images, room);
+            let mut dw = Vec::new();
+            if wanted.weight {
+                dw.resize(s.c_out * s.taps(), 0.0);
+                algorithm.weight_gradient(scratch, x, dy, &mut dw);
+            }
+            if let Some(dx) = dx {
+                algorithm.input_gradient(scratch, dy, dx);
+            }
+            let db = wanted.bias.then(|| bias_gradient(s, dy));
+            (dw, db.unwrap_or_default())
+        };
+    let (dx, partial) = if wanted.x {
+        let f = |scratch: &mut _, i, dx: &mut [f32]| of_group(scratch, i, Some(dx));
+        let (dx, partial) = host::filled(s.n * s.image(), group * s.image(), scratch, f);
+        (Some(dx), partial)
+    } else {
+        let groups = (0..s.n.div_ceil(group)).into_par_iter();
+        let f = |scratch: &mut _, i| of_group(scratch, i, None);
+        (None, groups.map_init(scratch, f).collect())
     };
-    let partial: Vec<(Vec<f32>, Vec<f64>)> = dx_groups
-        .into_par_iter()
-        .zip(x.par_chunks(group * s.image()))
-        .zip(dy.par_chunks(group * s.out_image()))
-        .map_init(
-            || algorithm.scratch(),
-            |scratch, ((dx, x), dy)| {
-                let mut dw = Vec::new();
-                if wanted.weight {
-                    dw.resize(s.c_out * s.taps(), 0.0);
-                    algorithm.weight_gradient(scratch, x, dy, &mut dw);
-                }
-                if let Some(dx) = dx {
-                    algorithm.input_gradient(scratch, dy, dx);
-                }
-                (
-                    dw,
-                    if wanted.bias {
-                        bias_gradient(s, dy)
-                    } else {
-                        Vec::new()
-                    },
-                )
-            },
-        )
-        .collect();
     let (dw, db): (Vec<_>, Vec<_>) = partial.into_iter().unzip();
     let total = |parts: Vec<Vec<f32>>| parts.into_iter().reduce(added);
     Gradients {
@@ -201,7 +236,7 @@ fn bias_gradient(s: &Shape, dy: &[f32]) -> Vec<f64> {
     let mut sum = vec![0.0; s.c_out];
     for image in dy.chunks(s.out_image()) {
         for (sum, row) in sum.iter_mut().zip(image.chunks_exact(s.positions())) {
-            *sum += f64::from(lb_core::host::sum(row));
+            *sum += f64::from(host::sum(row));
         }
     }
     sum

@@ -3,7 +3,7 @@
 use super::super::Geometry;
 
 #[derive(Clone, Copy, Debug)]
-pub(in super::super) struct Shape {
+pub(crate) struct Shape {
     pub n: usize,
     pub c_in: usize,
     pub h: usize,
