@@ -4,7 +4,7 @@ use std::arch::x86_64::*;
 
 use aligned_vec::{AVec, ConstAlign};
 
-use crate::{AmxBf16, Image, SIDE, bf16};
+use crate::{AmxBf16, Image, SIDE};
 
 /// Rows of an image with a border: a row of zeros above and below, and between rows zeros that are the
 /// border of both neighbours.
@@ -69,7 +69,7 @@ impl Pairs {
         unsafe { self.convert(x) }
     }
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    #[target_feature(enable = "avx512bf16,avx512vl")]
     fn convert(&mut self, x: &[f32]) {
         assert_eq!(x.len(), self.image.values());
         let (w, padded, plane) = (self.image.width, self.padded, self.image.plane());
@@ -77,13 +77,15 @@ impl Pairs {
             let (even, odd) = x.split_at(plane);
             for y in 0..self.image.height {
                 let to = &mut to[padded.at(y + 1, 1)..][..w];
-                let even = &even[y * w..][..w];
+                let (to, even) = (eights_mut(to), eights(&even[y * w..][..w]));
                 if odd.is_empty() {
-                    to.iter_mut().zip(even).for_each(|(to, a)| *to = bf16(*a));
+                    for (to, even) in to.iter_mut().zip(even) {
+                        *to = paired(narrow(even), [0; 8]);
+                    }
                 } else {
-                    let odd = &odd[y * w..][..w];
-                    for (to, (a, b)) in to.iter_mut().zip(even.iter().zip(odd)) {
-                        *to = bf16(*a) | bf16(*b) << 16;
+                    let odd = eights(&odd[y * w..][..w]);
+                    for (to, (even, odd)) in to.iter_mut().zip(even.iter().zip(odd)) {
+                        *to = paired(narrow(even), narrow(odd));
                     }
                 }
             }
@@ -125,17 +127,17 @@ impl Rows {
         unsafe { self.convert(x) }
     }
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    #[target_feature(enable = "avx512bf16,avx512vl")]
     fn convert(&mut self, x: &[f32]) {
         assert_eq!(x.len(), self.image.values());
         let (w, padded) = (self.image.width, self.padded);
         let planes = x.chunks_exact(self.image.plane());
         for (to, x) in (self.values.chunks_exact_mut(padded.len)).zip(planes) {
             for (y, x) in x.chunks_exact(w).enumerate() {
-                let to = &mut to[padded.at(y + 1, 1)..][..w];
-                to.iter_mut()
-                    .zip(x)
-                    .for_each(|(to, x)| *to = bf16(*x) as u16);
+                let to = eights_mut(&mut to[padded.at(y + 1, 1)..][..w]);
+                for (to, x) in to.iter_mut().zip(eights(x)) {
+                    *to = narrow(x);
+                }
             }
         }
     }
@@ -176,7 +178,7 @@ impl Transposed {
         unsafe { self.convert(x) }
     }
 
-    #[target_feature(enable = "avx512f,avx512bw,avx512vl")]
+    #[target_feature(enable = "avx512bf16,avx512f,avx512vl")]
     fn convert(&mut self, x: &[f32]) {
         assert_eq!(x.len(), self.image.values());
         let (channels, plane) = (self.image.channels, self.image.plane());
@@ -185,8 +187,11 @@ impl Transposed {
                 let mut block = [[0u32; SIDE]; SIDE];
                 for (c, row) in block.iter_mut().enumerate() {
                     let x = &x[(first + c) * plane + 2 * at..][..2 * SIDE];
-                    for (to, [a, b]) in row.iter_mut().zip(x.as_chunks::<2>().0) {
-                        *to = bf16(*a) | bf16(*b) << 16;
+                    for (to, x) in row.as_chunks_mut::<4>().0.iter_mut().zip(eights(x)) {
+                        let narrow = narrow(x);
+                        *to = std::array::from_fn(|i| {
+                            u32::from(narrow[2 * i]) | u32::from(narrow[2 * i + 1]) << 16
+                        });
                     }
                 }
                 let rows = transpose(&block);
@@ -201,6 +206,29 @@ impl Transposed {
     pub(crate) fn values(&self) -> &[u32] {
         &self.values
     }
+}
+
+/// A row, whose width is a multiple of eight.
+fn eights<T>(row: &[T]) -> &[[T; 8]] {
+    row.as_chunks().0
+}
+
+fn eights_mut<T>(row: &mut [T]) -> &mut [[T; 8]] {
+    row.as_chunks_mut().0
+}
+
+/// Eight values rounded to bfloat16, as [`bf16`](crate::bf16) does but for subnormal ones, which become zero.
+#[target_feature(enable = "avx512bf16,avx512vl")]
+#[inline]
+pub(crate) fn narrow(x: &[f32; 8]) -> [u16; 8] {
+    // SAFETY: eight values; and a vector of as many numbers of 16 bits.
+    unsafe { std::mem::transmute(_mm256_cvtneps_pbh(_mm256_loadu_ps(x.as_ptr()))) }
+}
+
+/// `even | odd << 16`
+#[inline(always)]
+fn paired(even: [u16; 8], odd: [u16; 8]) -> [u32; 8] {
+    std::array::from_fn(|i| u32::from(even[i]) | u32::from(odd[i]) << 16)
 }
 
 /// Rows to columns.

@@ -162,3 +162,26 @@ fn sizes_that_fill_no_tiles_or_overflow_are_not_taken() {
         );
     }
 }
+
+#[test]
+fn the_processor_rounds_alike() {
+    if AmxBf16::detect().is_none() {
+        eprintln!("SKIPPED the_processor_rounds_alike: no AMX with bfloat16");
+        return;
+    }
+    let mut bits = 0x3f80_0000u32;
+    for _ in 0..100_000 {
+        let x: [f32; 8] = std::array::from_fn(|i| {
+            bits = bits.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            // Of every exponent, some in the middle of two, some no number.
+            f32::from_bits(if i % 2 == 0 { bits } else { bits & 0xffff_8000 })
+        });
+        // SAFETY: the processor has the instructions.
+        let narrow = unsafe { planes::narrow(&x) };
+        for (x, narrow) in x.into_iter().zip(narrow) {
+            if x == 0.0 || !x.is_subnormal() {
+                assert_eq!(u32::from(narrow), bf16(x), "{x} {:x}", x.to_bits());
+            }
+        }
+    }
+}

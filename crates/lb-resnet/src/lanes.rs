@@ -121,7 +121,7 @@ pub(crate) fn on_cpu(device: &Device) -> bool {
 ///
 /// # Errors
 /// Says what is missing.
-pub(crate) fn can_bf16(devices: &[Device]) -> Result<(), ResnetError> {
+pub fn can_bf16(devices: &[Device]) -> Result<(), ResnetError> {
     let problem = if !devices.iter().all(on_cpu) {
         "bfloat16 is for the CPU (flex) only"
     } else if !has_bf16() {

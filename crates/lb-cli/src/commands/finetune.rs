@@ -41,6 +41,9 @@ pub fn run(args: &FinetuneArgs) -> Result<()> {
         args.lr
     );
     let device = args.device.backend.device()?;
+    if args.bf16 {
+        lb_resnet::can_bf16(std::slice::from_ref(&device))?;
+    }
     let packed = lb_format::file::read(&args.file)?;
     let model = Place::find_for(args.model.as_deref(), &packed.info).load(&device)?;
     let info = &model.checkpoint.info;
@@ -108,13 +111,16 @@ pub fn run(args: &FinetuneArgs) -> Result<()> {
         args.epochs,
         args.seed
     );
-    folder.save_config(&serde_json::json!({
-        "lb": env!("CARGO_PKG_VERSION"),
-        "file": args.file, "recipe": packed.recipe, "tuning": config,
-        "data": all.source(), "held_out": held_out.len(),
-        "backend": format!("{:?}", args.device.backend).to_lowercase(),
-        "device": backend::describe(&device),
-    }))?;
+    // What a run started with; whether it is asked for the same now, its state says.
+    if !args.resume {
+        folder.save_config(&serde_json::json!({
+            "lb": env!("CARGO_PKG_VERSION"),
+            "file": args.file, "recipe": packed.recipe, "tuning": config,
+            "data": all.source(), "held_out": held_out.len(),
+            "backend": format!("{:?}", args.device.backend).to_lowercase(),
+            "device": backend::describe(&device),
+        }))?;
+    }
     eprintln!(
         "tuning {} ({}) on {} images without labels, {} held out, {steps} steps, {}; run folder {path}",
         args.file.display(),

@@ -17,6 +17,9 @@ use crate::{backend, interrupt};
 
 pub fn run(args: &TrainArgs) -> Result<()> {
     let devices = args.device.backend.devices(&args.devices)?;
+    if args.bf16 {
+        lb_resnet::can_bf16(&devices)?;
+    }
     let source = match &args.data.data {
         Some(spec) => DataSource::open(spec)?,
         None => resolve_default()?,
@@ -62,16 +65,19 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         std: normalization.std,
         trained_on,
     };
-    folder.save_config(&serde_json::json!({
-        "lb": env!("CARGO_PKG_VERSION"),
-        "network": info,
-        "training": config,
-        "data": all.source(),
-        "held_out": args.held_out,
-        "backend": format!("{:?}", args.device.backend).to_lowercase(),
-        "device": backend::describe(&devices[0]),
-        "devices": devices.len(),
-    }))?;
+    // What a run started with; whether it is asked for the same now, its state says.
+    if !started {
+        folder.save_config(&serde_json::json!({
+            "lb": env!("CARGO_PKG_VERSION"),
+            "network": info,
+            "training": config,
+            "data": all.source(),
+            "held_out": args.held_out,
+            "backend": format!("{:?}", args.device.backend).to_lowercase(),
+            "device": backend::describe(&devices[0]),
+            "devices": devices.len(),
+        }))?;
+    }
     eprintln!(
         "training {} (shortcut {}) on {} images, {} held out, {}; run folder {}",
         info.arch,

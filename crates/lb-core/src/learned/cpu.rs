@@ -8,7 +8,6 @@ use burn::backend::autodiff::grads::Gradients;
 use burn::backend::autodiff::ops::{Backward, Ops, OpsKind};
 use burn::backend::{Autodiff, Flex};
 use burn::tensor::Tensor;
-use rayon::prelude::*;
 
 use super::{Drop, StepRange, hash};
 use crate::host::{self, FlexTensor, OnHost};
@@ -80,19 +79,17 @@ impl Op {
 
     fn forward(&self) -> FlexTensor {
         let x = host::values(&self.x);
-        let mut y = vec![0.0; x.len()];
-        y.par_chunks_mut(CHUNK)
-            .zip(x.par_chunks(CHUNK))
-            .enumerate()
-            .for_each(|(i, (y, x))| {
-                host::vectorized(
-                    #[inline(always)]
-                    || match self.drop {
-                        None => self.forward_chunk(x, y, |_| false),
-                        Some(drop) => self.forward_chunk(x, y, dropped_from(i * CHUNK, drop)),
-                    },
-                );
-            });
+        let of_chunk = |_: &mut (), i: usize, y: &mut [f32]| {
+            let x = &x[i * CHUNK..][..y.len()];
+            host::vectorized(
+                #[inline(always)]
+                || match self.drop {
+                    None => self.forward_chunk(x, y, |_| false),
+                    Some(drop) => self.forward_chunk(x, y, dropped_from(i * CHUNK, drop)),
+                },
+            );
+        };
+        let (y, _) = host::filled(x.len(), CHUNK, || (), of_chunk);
         host::tensor(y, &self.shape)
     }
 

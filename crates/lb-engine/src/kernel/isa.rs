@@ -63,10 +63,11 @@ token!(
 );
 
 token!(
-    /// [`Amx`] and its tiles of bfloat16, which no kernel here uses: training does.
+    /// [`Amx`] and its tiles of bfloat16, with AVX-512's conversion to it; no kernel here uses them:
+    /// training does.
     AmxBf16,
     "x86_64",
-    || Amx::detect().is_some() && amx::in_bf16()
+    || Amx::detect().is_some() && amx::in_bf16() && std::arch::is_x86_feature_detected!("avx512bf16")
 );
 
 token!(

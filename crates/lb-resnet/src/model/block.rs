@@ -1,8 +1,9 @@
 //! The basic block.
 
 use burn::module::Module;
-use burn::tensor::{Tensor, s};
+use burn::tensor::Tensor;
 use lb_nn::layer::{Act, Conv};
+use lb_nn::pad_shortcut;
 use lb_nn::pointwise::add;
 
 use super::site::{ActRole, ActSite, ConvRole, ConvSite, Rewrite};
@@ -132,39 +133,5 @@ impl<C: Conv, A: Act> Block<C, A> {
             channels: self.channels,
             stride: self.stride,
         })
-    }
-}
-
-/// The shortcut without parameters: `x`, or option A where the shape changes.
-fn pad_shortcut(x: Tensor<4>, channels: usize, stride: usize) -> Tensor<4> {
-    let x = match stride {
-        1 => x,
-        _ => x.slice(s![.., .., 0..;2, 0..;2]),
-    };
-    let [n, c, h, w] = x.dims();
-    if c == channels {
-        return x;
-    }
-    let (before, after) = ((channels - c) / 2, (channels - c).div_ceil(2));
-    let device = x.device();
-    let zeros = |c| Tensor::<4>::zeros([n, c, h, w], &device);
-    Tensor::cat(vec![zeros(before), x, zeros(after)], 1)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use burn::tensor::Device;
-
-    #[test]
-    fn option_a_takes_every_second_pixel_and_pads_both_sides() {
-        let x: Vec<f32> = (0..2 * 16).map(|i| i as f32).collect();
-        let x = Tensor::<1>::from_data(x.as_slice(), &Device::flex()).reshape([1, 2, 4, 4]);
-        let y = pad_shortcut(x, 4, 2);
-        assert_eq!(y.dims(), [1, 4, 2, 2]);
-        let y: Vec<f32> = y.try_to_vec_as().unwrap();
-        assert_eq!(y[..4], [0.0; 4]);
-        assert_eq!(y[4..12], [0.0, 2.0, 8.0, 10.0, 16.0, 18.0, 24.0, 26.0]);
-        assert_eq!(y[12..], [0.0; 4]);
     }
 }
