@@ -30,7 +30,7 @@ fn step(c: &mut Criterion) {
     group.finish();
 }
 
-/// Elements are multiply-accumulates, or values.
+/// Elements are multiply-accumulates.
 fn layers(c: &mut Criterion) {
     let device = Device::flex().autodiff();
     let normal = Distribution::Normal(0.0, 1.0);
@@ -63,7 +63,7 @@ fn layers(c: &mut Criterion) {
             padding: 1,
         };
         let (layer, relu) = (config.init(&device), FloatAct::new(Nonlinearity::Relu));
-        group.bench_function("conv, batch norm, relu forward and backward", |b| {
+        group.bench_function("with batch norm and relu, forward and backward", |b| {
             b.iter(|| layer.forward_then(&relu, x.clone()).sum().backward());
         });
         group.finish();

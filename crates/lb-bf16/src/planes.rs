@@ -178,7 +178,7 @@ impl Transposed {
         unsafe { self.convert(x) }
     }
 
-    #[target_feature(enable = "avx512bf16,avx512f,avx512vl")]
+    #[target_feature(enable = "avx512bf16,avx512vl")]
     fn convert(&mut self, x: &[f32]) {
         assert_eq!(x.len(), self.image.values());
         let (channels, plane) = (self.image.channels, self.image.plane());

@@ -61,6 +61,7 @@ fn bfloat16_is_refused_where_it_would_change_nothing() {
         "{}",
         stderr(&o)
     );
+    assert!(!dir.path().join("runs").exists());
 }
 
 /// As in `lb data info | head -1`.
@@ -515,10 +516,13 @@ fn ctrl_c_keeps_the_run_and_resume_goes_on() {
     let o = lb(dir.path(), line);
     assert_eq!(o.status.code(), Some(1));
     assert!(stderr(&o).contains("--resume"), "{}", stderr(&o));
+    let config = std::fs::read(dir.path().join("run/config.json")).unwrap();
     let o = lb(dir.path(), &format!("{line} --resume --lr 0.3"));
     assert!(
         stderr(&o).contains("other than asked for"),
         "{}",
         stderr(&o)
     );
+    let after = std::fs::read(dir.path().join("run/config.json")).unwrap();
+    assert_eq!(config, after);
 }

@@ -77,13 +77,14 @@ pub fn map_pieces(x: FlexTensor, size: usize, f: impl Fn(usize, &mut [f32]) + Sy
 }
 
 /// `len` values in pieces of `size`, and what `f(state, i, piece i)`, which is given zeros and fills
-/// them, returns of each; by all cores, each with a state of its own from `init`.
+/// them, returns of each; by all cores. What works on several pieces goes on with its state, from `init`.
 pub fn filled<T, R: Send>(
     len: usize,
     size: usize,
     init: impl Fn() -> T + Send + Sync,
     f: impl Fn(&mut T, usize, &mut [f32]) -> R + Send + Sync,
 ) -> (Vec<f32>, Vec<R>) {
+    let size = size.max(1);
     if rayon::current_num_threads() == 1 {
         // Zeros of a piece that is filled next stay in the cache; of a whole tensor they go to
         // memory and come back.
@@ -129,11 +130,14 @@ pub fn per_channel<T: Send>(
     channels: usize,
     f: impl Fn(usize, &T) -> [f64; 2] + Sync,
 ) -> Vec<[f64; 2]> {
+    // From the last image on: it was written last, and is still in a cache; and whoever reads them next
+    // starts with the first.
+    let images = images.rev();
     let sums: Vec<Vec<[f64; 2]>> = images
         .map(|image| vectorized(|| (0..channels).map(|c| f(c, &image)).collect()))
         .collect();
     let mut total = vec![[0.0; 2]; channels];
-    for image in sums {
+    for image in sums.into_iter().rev() {
         for (total, [a, b]) in total.iter_mut().zip(image) {
             total[0] += a;
             total[1] += b;
@@ -161,6 +165,19 @@ pub fn round(x: f32) -> f32 {
 pub fn clamp(x: f32, lo: f32, hi: f32) -> f32 {
     let x = if x < lo { lo } else { x };
     if x > hi { hi } else { x }
+}
+
+/// `x`, or `floor` where it is not above; what is not a number stays one, where `f32::max` would hide that a
+/// training diverged.
+#[inline(always)]
+pub fn floored(x: f32, floor: f32) -> f32 {
+    if x <= floor { floor } else { x }
+}
+
+/// What of `d` gets through [`floored`] of `x` backwards: all or, at the floor, nothing.
+#[inline(always)]
+pub fn passed(x: f32, floor: f32, d: f32) -> f32 {
+    if x <= floor { 0.0 } else { d }
 }
 
 #[cfg(test)]
@@ -195,7 +212,7 @@ mod tests {
 
     #[test]
     fn one_thread_fills_what_many_do() {
-        for (len, size) in [(0, 3), (7, 3), (9, 3), (2, 5)] {
+        for (len, size) in [(0, 0), (0, 3), (7, 3), (9, 3), (2, 5)] {
             let run = |threads: usize| {
                 let pool = rayon::ThreadPoolBuilder::new().num_threads(threads);
                 pool.build().unwrap().install(|| {
@@ -213,7 +230,7 @@ mod tests {
             };
             let (values, pieces) = run(1);
             assert_eq!((values.clone(), pieces.clone()), run(3), "{len} by {size}");
-            let expected: Vec<f32> = (0..len).map(|at| (at / size) as f32).collect();
+            let expected: Vec<f32> = (0..len).map(|at| (at / size.max(1)) as f32).collect();
             assert_eq!(values, expected);
             assert_eq!(pieces.iter().map(|p| p.1).sum::<usize>(), len);
         }
@@ -225,6 +242,25 @@ mod tests {
             assert_eq!(clamp(x, -1.0, 3.0), x.clamp(-1.0, 3.0), "{x}");
         }
         assert!(clamp(f32::NAN, -1.0, 3.0).is_nan());
+    }
+
+    #[test]
+    fn floors_all_but_what_is_not_a_number() {
+        for (x, floor) in [
+            (-1.0, 0.0),
+            (0.0, 0.0),
+            (2.0, 0.0),
+            (-3.0, f32::NEG_INFINITY),
+        ] {
+            assert_eq!(floored(x, floor), x.max(floor), "{x}");
+            assert_eq!(
+                passed(x, floor, 5.0),
+                if x > floor { 5.0 } else { 0.0 },
+                "{x}"
+            );
+        }
+        assert!(floored(f32::NAN, 0.0).is_nan());
+        assert_eq!(passed(f32::NAN, 0.0, 5.0), 5.0);
     }
 
     #[test]

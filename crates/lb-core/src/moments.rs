@@ -78,7 +78,7 @@ impl ChannelMoments {
 /// Each plane's own mean is taken off before squaring, and planes are joined in `f64`, so that a
 /// large mean costs no digits.
 #[cfg(feature = "flex")]
-pub fn channel_sums(x: &[f32], channels: usize, plane: usize) -> Vec<[f64; 2]> {
+fn channel_sums(x: &[f32], channels: usize, plane: usize) -> Vec<[f64; 2]> {
     let images = x.par_chunks((channels * plane).max(1));
     host::per_channel(images, channels, |c, image| {
         plane_sums(&image[c * plane..][..plane])

@@ -36,7 +36,7 @@
 mod act;
 mod compensate;
 pub mod conv2d;
-pub mod conv_bn;
+mod conv_bn;
 pub mod correct;
 pub mod fold;
 pub mod layer;
@@ -50,7 +50,7 @@ mod quant_linear;
 mod quant_weight;
 
 pub use act::{FloatAct, Nonlinearity};
-pub use conv_bn::{ConvBn, ConvBnConfig};
+pub use conv_bn::{ConvBn, ConvBnConfig, Group};
 pub use observed::ObservedAct;
 pub use pad_shortcut::pad_shortcut;
 pub use quant_act::QuantAct;

@@ -2,7 +2,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `config.json` | what was asked for, data, versions, machine |
+//! | `config.json` | what was asked for at the start, data, versions, machine |
 //! | `metrics.jsonl` | one line an evaluation |
 //! | `best.lbq`, `last.lbq` | packed networks; best by KL divergence on held-out images |
 //! | `state.safetensors` | everything `--resume` needs |
@@ -121,6 +121,11 @@ impl FinetuneFolder {
     /// What `--resume` reads.
     pub fn state(&self) -> PathBuf {
         self.0.join("state.safetensors")
+    }
+
+    /// What the run was started with.
+    pub fn config(&self) -> PathBuf {
+        run_files::config(&self.0)
     }
 
     /// Writes `config.json`.

@@ -121,11 +121,11 @@ pub(crate) fn on_cpu(device: &Device) -> bool {
 ///
 /// # Errors
 /// Says what is missing.
-pub fn can_bf16(devices: &[Device]) -> Result<(), ResnetError> {
+pub fn require_bf16(devices: &[Device]) -> Result<(), ResnetError> {
     let problem = if !devices.iter().all(on_cpu) {
         "bfloat16 is for the CPU (flex) only"
     } else if !has_bf16() {
-        "this processor does not multiply bfloat16 (AMX, which Intel Xeons have since 2023): train without, or go on with a run of that where it started"
+        "this processor does not multiply bfloat16 (AMX-BF16 and AVX512-BF16, which Intel Xeons have since 2023): train without, or go on with a run of that where it started"
     } else {
         return Ok(());
     };

@@ -36,4 +36,4 @@ mod test_data;
 pub mod train;
 
 pub use error::ResnetError;
-pub use lanes::can_bf16;
+pub use lanes::require_bf16;

@@ -1,16 +1,21 @@
 //! The readable files that every run folder has.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use lb_format::atomic;
 use serde::Serialize;
 
 use crate::ResnetError;
 
-/// Writes `config.json`: what was asked for.
+/// What was asked for.
+pub(crate) fn config(folder: &Path) -> PathBuf {
+    folder.join("config.json")
+}
+
+/// Writes it.
 pub(crate) fn save_config(folder: &Path, config: &serde_json::Value) -> Result<(), ResnetError> {
     let text = format!("{config:#}\n");
-    Ok(atomic::write(&folder.join("config.json"), text.as_bytes())?)
+    Ok(atomic::write(&self::config(folder), text.as_bytes())?)
 }
 
 /// Writes `metrics.jsonl`: a line each.

@@ -42,7 +42,7 @@ pub fn run(args: &FinetuneArgs) -> Result<()> {
     );
     let device = args.device.backend.device()?;
     if args.bf16 {
-        lb_resnet::can_bf16(std::slice::from_ref(&device))?;
+        lb_resnet::require_bf16(std::slice::from_ref(&device))?;
     }
     let packed = lb_format::file::read(&args.file)?;
     let model = Place::find_for(args.model.as_deref(), &packed.info).load(&device)?;
@@ -111,8 +111,8 @@ pub fn run(args: &FinetuneArgs) -> Result<()> {
         args.epochs,
         args.seed
     );
-    // What a run started with; whether it is asked for the same now, its state says.
-    if !args.resume {
+    // The state says whether settings and images are those it started with; not the machine.
+    if !args.resume || !folder.config().exists() {
         folder.save_config(&serde_json::json!({
             "lb": env!("CARGO_PKG_VERSION"),
             "file": args.file, "recipe": packed.recipe, "tuning": config,

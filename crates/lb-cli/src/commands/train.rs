@@ -18,7 +18,7 @@ use crate::{backend, interrupt};
 pub fn run(args: &TrainArgs) -> Result<()> {
     let devices = args.device.backend.devices(&args.devices)?;
     if args.bf16 {
-        lb_resnet::can_bf16(&devices)?;
+        lb_resnet::require_bf16(&devices)?;
     }
     let source = match &args.data.data {
         Some(spec) => DataSource::open(spec)?,
@@ -65,8 +65,8 @@ pub fn run(args: &TrainArgs) -> Result<()> {
         std: normalization.std,
         trained_on,
     };
-    // What a run started with; whether it is asked for the same now, its state says.
-    if !started {
+    // The state says whether settings and images are those it started with; not the machine.
+    if !started || !folder.config().exists() {
         folder.save_config(&serde_json::json!({
             "lb": env!("CARGO_PKG_VERSION"),
             "network": info,

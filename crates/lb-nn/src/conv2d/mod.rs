@@ -69,7 +69,7 @@ thread_local! {
     static BF16: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether this processor multiplies bfloat16 faster than `f32`, by AMX.
+/// Whether this processor multiplies bfloat16 faster than `f32`, by AMX, and converts to it (AVX-512).
 pub fn has_bf16() -> bool {
     #[cfg(all(feature = "flex", target_arch = "x86_64"))]
     return lb_bf16::AmxBf16::detect().is_some();
@@ -77,7 +77,7 @@ pub fn has_bf16() -> bool {
     false
 }
 
-/// `f`, in which [`conv2d`] on the CPU, and the backward pass of it, if `wanted` round their factors to
+/// `f`, in which [`conv2d`] and [`ConvBn`](crate::ConvBn) on the CPU, and their backward passes, if `wanted` round their factors to
 /// bfloat16 where that is faster: 3×3 convolutions at stride 1, of multiples of 16 channels. Products are added in
 /// `f32`. Made for training (Micikevicius et al. 2017, arXiv 1710.03740; with an exponent as of `f32`
 /// losses need no scale: Kalamkar et al. 2019, arXiv 1905.12322).

@@ -146,10 +146,8 @@ impl<const N: usize> Backward<Flex, N> for Convolution {
             bias: tracked(2),
         };
         let (x, weight) = (host::values(x), host::values(weight));
-        let dy = cpu::Given {
-            dy: host::values(&dy),
-            image: shape.out_image(),
-        };
+        let dy = host::values(&dy);
+        let dy = cpu::Stored { shape, dy };
         let found = cpu::backward(shape, *order, x, weight, &dy, wanted);
         let found = [
             found.x.map(|dx| host::tensor(dx, &shape.input())),

@@ -1,14 +1,14 @@
 //! A convolution followed by batch normalization, and by a ReLU if there is one, as it is trained.
 //!
-//! On the CPU they are one operator. Statistics are gathered from outputs of the convolution while they
+//! In training on the CPU they are one operator. Statistics are gathered from outputs of the convolution while they
 //! are in the cache, and one pass over memory makes normalized outputs; the gradient of the convolution's
 //! outputs is made a few images at a time, right before the convolution's backward pass reads it. On
 //! other devices they are Burn's.
 
-#[cfg(feature = "flex")]
-mod cpu;
 #[cfg_attr(not(feature = "flex"), allow(dead_code))]
 mod group;
+#[cfg(feature = "flex")]
+mod passes;
 #[cfg(feature = "flex")]
 mod tracked;
 
@@ -69,6 +69,9 @@ impl ConvBnConfig {
 /// gradients, and the layer in training mode) they are those of the batch, and the layer's running
 /// statistics move towards them; else they are the running ones. A batch on the CPU may pass in pieces
 /// ([`Group`]).
+///
+/// # Panics
+/// In a piece of a batch, if the convolution is not square, or dilated, or grouped, or has a bias.
 #[derive(Module, Debug)]
 pub struct ConvBn {
     /// Weight `[C_out, C_in, k, k]`, no bias.

@@ -10,35 +10,43 @@ use burn::tensor::Tensor;
 use lb_core::host::{self, FlexTensor, OnHost, TrackedTensor};
 
 use super::ConvBn;
-use super::cpu::{Combined, Line, Shape};
 use super::group::{Member, whole};
+use super::passes::{self, Combined, Line};
 use crate::conv2d::{Geometry, Order, cpu};
 
 /// By the statistics of the batch that `x` is, or is a piece of; `None` if the layer is not in
 /// training, of another kind, or not with `x` on the CPU with gradients.
 pub(super) fn forward(layer: &ConvBn, x: &Tensor<4>, relu: bool) -> Option<Tensor<4>> {
     let ConvBn { conv, bn } = layer;
-    let geometry = Geometry::of(conv).filter(|_| conv.bias.is_none())?;
     if !bn.training.is_enabled() {
         return None;
     }
-    let conv_shape = cpu::Shape::new(x.dims(), conv.weight.val().dims(), geometry);
-    let [n, c, h, w] = conv_shape.output();
+    let (dims, x) = (x.dims(), tracked(x)?);
+    let member = Member::current();
+    let Some(geometry) = Geometry::of(conv).filter(|_| conv.bias.is_none()) else {
+        // Burn's statistics would be those of the piece.
+        assert!(
+            member.is_none(),
+            "a convolution of this kind cannot pass in pieces"
+        );
+        return None;
+    };
+    let (x, x_node) = x.into_parts();
+    let shape = cpu::Shape::new(dims, conv.weight.val().dims(), geometry);
+    let c = shape.c_out;
     assert_eq!(
         [bn.gamma.val().dims(), bn.beta.val().dims()],
         [[c]; 2],
         "a batch normalization of {c} channels"
     );
-    let shape = Shape { n, c, plane: h * w };
-    let (x, x_node) = tracked(x)?.into_parts();
     let (weight, weight_node) = tracked(&conv.weight.val())?.into_parts();
     let (gamma, gamma_node) = tracked(&bn.gamma.val())?.into_parts();
     let (beta, beta_node) = tracked(&bn.beta.val())?.into_parts();
     let [x, weight, gamma, beta] = [x, weight, gamma, beta].map(|t| t.to_contiguous());
 
     let (order, values) = (Order::fastest(), [&x, &weight].map(host::values));
-    let see = |images: &[f32]| shape.sums(images);
-    let (y, sums) = cpu::forward_seen(&conv_shape, order, values[0], values[1], None, see);
+    let see = |images: &[f32]| passes::sums(&shape, images);
+    let (y, sums) = cpu::forward_seen(&shape, order, values[0], values[1], None, see);
     let mut totals = vec![[0.0; 2]; c];
     for image in sums.into_iter().flatten() {
         for (total, [sum, squares]) in totals.iter_mut().zip(image) {
@@ -46,8 +54,7 @@ pub(super) fn forward(layer: &ConvBn, x: &Tensor<4>, relu: bool) -> Option<Tenso
             total[1] += squares;
         }
     }
-    let member = Member::current();
-    let moments = Moments::of(whole(member.as_ref(), totals, shape.count()));
+    let moments = Moments::of(whole(member.as_ref(), totals, shape.all_positions()));
     // All pieces have the same statistics, and share the layer's.
     if member.as_ref().is_none_or(Member::is_first) {
         moments.move_running(bn);
@@ -64,15 +71,14 @@ pub(super) fn forward(layer: &ConvBn, x: &Tensor<4>, relu: bool) -> Option<Tenso
         scale,
         floor: if relu { 0.0 } else { f32::NEG_INFINITY },
     };
-    let z = host::tensor(line.apply(&shape, &y), &conv_shape.output());
+    let z = host::tensor(line.apply(&shape, &y), &shape.output());
     let saved = Saved {
-        conv: conv_shape,
+        shape,
         order,
         member,
-        shape,
         x,
         weight,
-        y: host::tensor(y, &conv_shape.output()),
+        y: host::tensor(y, &shape.output()),
         mean: moments.mean,
         inverse,
         gamma,
@@ -132,10 +138,9 @@ impl Moments {
 /// What the backward pass needs.
 #[derive(Clone, Debug)]
 struct Saved {
-    conv: cpu::Shape,
+    shape: cpu::Shape,
     order: Order,
     member: Option<Member>,
-    shape: Shape,
     x: FlexTensor,
     weight: FlexTensor,
     /// What the convolution gave.
@@ -165,7 +170,7 @@ impl Backward<Flex, 4> for ConvNormalization {
         let dz = host::values(&dz);
         let s = &ops.state;
         let [x, weight, y] = [&s.x, &s.weight, &s.y].map(host::values);
-        let c = s.shape.c;
+        let c = s.shape.c_out;
         let sums = s.line.sums(&s.shape, y, dz, &s.mean);
         let [x_node, weight_node, gamma_node, beta_node] = ops.parents;
         if let Some(node) = gamma_node {
@@ -176,7 +181,10 @@ impl Backward<Flex, 4> for ConvNormalization {
             let d = sums.iter().map(|s| s[0] as f32).collect();
             grads.register::<Flex>(node.id, host::tensor(d, &[c]));
         }
-        let (sums, count) = whole(s.member.as_ref(), sums, s.shape.count());
+        if x_node.is_none() && weight_node.is_none() {
+            return;
+        }
+        let (sums, count) = whole(s.member.as_ref(), sums, s.shape.all_positions());
         let factors = (0..c).map(|c| {
             let (i, mean) = (f64::from(s.inverse[c]), f64::from(s.mean[c]));
             let scale = f64::from(s.gamma[c]) * i;
@@ -185,7 +193,7 @@ impl Backward<Flex, 4> for ConvNormalization {
             [scale as f32, of_y as f32, shift as f32]
         });
         let dy = Combined {
-            shape: s.shape,
+            shape: &s.shape,
             line: &s.line,
             y,
             dz,
@@ -196,12 +204,12 @@ impl Backward<Flex, 4> for ConvNormalization {
             weight: weight_node.is_some(),
             bias: false,
         };
-        let found = cpu::backward(&s.conv, s.order, x, weight, &dy, wanted);
+        let found = cpu::backward(&s.shape, s.order, x, weight, &dy, wanted);
         if let (Some(node), Some(dx)) = (x_node, found.x) {
-            grads.register::<Flex>(node.id, host::tensor(dx, &s.conv.input()));
+            grads.register::<Flex>(node.id, host::tensor(dx, &s.shape.input()));
         }
         if let (Some(node), Some(dw)) = (weight_node, found.weight) {
-            grads.register::<Flex>(node.id, host::tensor(dw, &s.conv.weight()));
+            grads.register::<Flex>(node.id, host::tensor(dw, &s.shape.weight()));
         }
     }
 }

@@ -34,7 +34,7 @@ pub(super) fn add<const D: usize>(a: FlexTensor, b: FlexTensor) -> Tensor<D> {
 pub(super) fn add_relu_tracked<const D: usize>(a: TrackedTensor, b: TrackedTensor) -> Tensor<D> {
     let (a, a_node) = a.into_parts();
     let (b, b_node) = b.into_parts();
-    let y = with_other(a, &b, |a, b| *a = floored(*a + b));
+    let y = with_other(a, &b, |a, b| *a = host::floored(*a + b, 0.0));
     let prepared = AddRelu.prepare::<NoCheckpointing>([a_node, b_node]);
     let y = match prepared.compute_bound().stateful() {
         OpsKind::Tracked(prepared) => prepared.finish(y.clone(), y),
@@ -58,19 +58,14 @@ pub(super) fn add_tracked<const D: usize>(a: TrackedTensor, b: TrackedTensor) ->
 fn positive(x: FlexTensor) -> FlexTensor {
     host::map_pieces(x, CHUNK, |_, x| {
         for x in x {
-            *x = floored(*x);
+            *x = host::floored(*x, 0.0);
         }
     })
 }
 
-/// Not `max`: what is not a number must stay one, or nobody sees a training diverge.
-fn floored(x: f32) -> f32 {
-    if x <= 0.0 { 0.0 } else { x }
-}
-
 /// The gradient before, by that after and the output: zero where the gradient is.
 fn passed(dy: FlexTensor, y: &FlexTensor) -> FlexTensor {
-    with_other(dy, y, |dy, y| *dy = if y <= 0.0 { 0.0 } else { *dy })
+    with_other(dy, y, |dy, y| *dy = host::passed(y, 0.0, *dy))
 }
 
 fn sum(a: FlexTensor, b: &FlexTensor) -> FlexTensor {

@@ -38,3 +38,37 @@ impl Look<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::model::{FloatNet, Shortcut};
+    use burn::tensor::{Device, Distribution, Tensor};
+
+    #[test]
+    fn looking_changes_nothing() {
+        let device = Device::flex().autodiff();
+        let normal = Distribution::Normal(0.0, 1.0);
+        let x = Tensor::<4>::random([6, 3, 32, 32], normal, &device);
+        for shortcut in [Shortcut::A, Shortcut::B] {
+            let arch = "resnet8".parse().unwrap();
+            let net = FloatNet::init(arch, shortcut, 10, 3, &device);
+            let run = |looked: bool| {
+                let y = match looked {
+                    true => net.forward_traced(x.clone(), &mut |_, _, x| x),
+                    false => net.forward(x.clone()),
+                };
+                let grads = (y.clone() * y.clone()).sum().backward();
+                let of = |(_, layer): (_, &lb_nn::ConvBn)| {
+                    let weight = layer.conv.weight.val().grad(&grads).unwrap();
+                    (
+                        weight.into_data(),
+                        layer.bn.beta.val().grad(&grads).unwrap().into_data(),
+                    )
+                };
+                let gradients: Vec<_> = net.convolutions().into_iter().map(of).collect();
+                (y.inner().into_data(), gradients)
+            };
+            assert!(run(true) == run(false), "{shortcut}");
+        }
+    }
+}

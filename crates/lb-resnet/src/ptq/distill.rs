@@ -181,7 +181,7 @@ impl<'a> Distillation<'a> {
             )));
         }
         if config.bf16 {
-            lanes::can_bf16(std::slice::from_ref(device))?;
+            lanes::require_bf16(std::slice::from_ref(device))?;
         }
         let dropping = Dropping::default();
         let learning = Learning {

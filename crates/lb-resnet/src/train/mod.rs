@@ -120,7 +120,7 @@ pub fn train(
 ) -> Result<Outcome, ResnetError> {
     config.validate()?;
     if config.bf16 {
-        lanes::can_bf16(devices)?;
+        lanes::require_bf16(devices)?;
     }
     let steps = config.steps_per_epoch(data.train.len())?;
     let part = part_of_batch(config.batch, devices.len())?;

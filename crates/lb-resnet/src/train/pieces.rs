@@ -10,7 +10,7 @@ use std::num::NonZeroUsize;
 use burn::module::Module;
 use burn::tensor::Device;
 use burn::train::{TrainOutput, TrainStep};
-use lb_nn::conv_bn::Group;
+use lb_nn::Group;
 
 use super::pass::{Part, Scored};
 use crate::batch::{Batch, spans};

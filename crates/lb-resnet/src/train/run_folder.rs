@@ -2,7 +2,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `config.json` | resolved configuration, data, versions, machine |
+//! | `config.json` | resolved configuration, data, versions and machine of the start |
 //! | `metrics.jsonl` | one line an epoch |
 //! | `last.safetensors`, `best.safetensors` | checkpoints: of the last epoch, and of the one that held-out images choose ([`chosen`](super::chosen)) |
 //! | `state.safetensors` | everything `--resume` needs |
@@ -68,6 +68,11 @@ impl RunFolder {
     /// What `--resume` reads.
     pub fn state(&self) -> PathBuf {
         self.0.join("state.safetensors")
+    }
+
+    /// What the run was started with.
+    pub fn config(&self) -> PathBuf {
+        run_files::config(&self.0)
     }
 
     /// Writes `config.json`.

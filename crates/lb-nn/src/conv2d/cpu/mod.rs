@@ -54,7 +54,7 @@ trait Backward: Sync {
 }
 
 /// `[N, C_out, H', W']`
-pub(crate) fn forward(
+pub(super) fn forward(
     s: &Shape,
     order: Order,
     x: &[f32],
@@ -64,7 +64,7 @@ pub(crate) fn forward(
     forward_seen(s, order, x, weight, bias, |_| ()).0
 }
 
-/// The same, and what `see` returns of some images' outputs after others', while they are in the cache.
+/// The same, and `see(outputs of some images)` of all, in their order, called while they are in the cache.
 pub(crate) fn forward_seen<R: Send>(
     s: &Shape,
     order: Order,
@@ -113,21 +113,21 @@ fn run_forward<F: Forward, R: Send>(
 }
 
 /// The gradient of outputs.
-pub(crate) trait Outgoing: Sync {
-    /// That of some images; there is room for what has to be computed first.
-    fn of<'a>(&'a self, images: Range<usize>, room: &'a mut Vec<f32>) -> &'a [f32];
+pub(crate) trait OutputGradient: Sync {
+    /// That of some images, from memory or computed into `buffer`.
+    fn of<'a>(&'a self, images: Range<usize>, buffer: &'a mut Vec<f32>) -> &'a [f32];
 }
 
-/// One that is there, `[N, C_out, H', W']`.
-pub(crate) struct Given<'a> {
+/// One in memory, `[N, C_out, H', W']`.
+pub(crate) struct Stored<'a> {
+    pub shape: &'a Shape,
     pub dy: &'a [f32],
-    /// Values of an image.
-    pub image: usize,
 }
 
-impl Outgoing for Given<'_> {
+impl OutputGradient for Stored<'_> {
     fn of<'a>(&'a self, images: Range<usize>, _: &'a mut Vec<f32>) -> &'a [f32] {
-        &self.dy[images.start * self.image..images.end * self.image]
+        let image = self.shape.out_image();
+        &self.dy[images.start * image..images.end * image]
     }
 }
 
@@ -152,7 +152,7 @@ pub(crate) fn backward(
     order: Order,
     x: &[f32],
     weight: &[f32],
-    dy: &impl Outgoing,
+    dy: &impl OutputGradient,
     wanted: Wanted,
 ) -> Gradients {
     #[cfg(target_arch = "x86_64")]
@@ -182,16 +182,16 @@ fn run_backward<B: Backward>(
     s: &Shape,
     algorithm: &B,
     x: &[f32],
-    dy: &impl Outgoing,
+    dy: &impl OutputGradient,
     wanted: Wanted,
 ) -> Gradients {
     let group = s.n.div_ceil(GROUPS).max(LEAST);
     let scratch = || (algorithm.scratch(), Vec::new());
     let of_group =
-        |(scratch, room): &mut (B::Scratch, Vec<f32>), i: usize, dx: Option<&mut [f32]>| {
+        |(scratch, buffer): &mut (B::Scratch, Vec<f32>), i: usize, dx: Option<&mut [f32]>| {
             let images = i * group..s.n.min((i + 1) * group);
             let x = &x[images.start * s.image()..images.end * s.image()];
-            let dy = dy.of(images, room);
+            let dy = dy.of(images, buffer);
             let mut dw = Vec::new();
             if wanted.weight {
                 dw.resize(s.c_out * s.taps(), 0.0);

@@ -87,6 +87,11 @@ impl Shape {
         bias.map_or_else(|| vec![0.0; self.c_out], <[f32]>::to_vec)
     }
 
+    /// Output positions of all images.
+    pub fn all_positions(&self) -> usize {
+        self.n * self.positions()
+    }
+
     /// Values of an output image.
     pub fn out_image(&self) -> usize {
         self.c_out * self.positions()

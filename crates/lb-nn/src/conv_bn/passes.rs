@@ -6,36 +6,17 @@ use lb_core::host;
 use lb_core::moments::plane_sums;
 use rayon::prelude::*;
 
-use crate::conv2d::cpu::Outgoing;
+use crate::conv2d::cpu::{OutputGradient, Shape};
 
 /// Lanes that sums are added up in.
 const LANES: usize = 16;
 
-/// Images, channels, positions of an image.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Shape {
-    pub n: usize,
-    pub c: usize,
-    pub plane: usize,
-}
-
-impl Shape {
-    pub fn image(&self) -> usize {
-        self.c * self.plane
-    }
-
-    /// Values of a channel.
-    pub fn count(&self) -> usize {
-        self.n * self.plane
-    }
-
-    /// `Σ y` and `Σ y²` by channel of each of some images.
-    pub fn sums(&self, images: &[f32]) -> Vec<Vec<[f64; 2]>> {
-        let of_image = |image: &[f32]| -> Vec<_> {
-            host::vectorized(|| image.chunks_exact(self.plane).map(plane_sums).collect())
-        };
-        images.chunks_exact(self.image()).map(of_image).collect()
-    }
+/// `Σ y` and `Σ y²` by channel of each of some images.
+pub(super) fn sums(s: &Shape, images: &[f32]) -> Vec<Vec<[f64; 2]>> {
+    let of_image = |image: &[f32]| -> Vec<_> {
+        host::vectorized(|| image.chunks_exact(s.positions()).map(plane_sums).collect())
+    };
+    images.chunks_exact(s.out_image()).map(of_image).collect()
 }
 
 /// `z = max(scale · y + shift, floor)` by channel.
@@ -48,41 +29,43 @@ pub(super) struct Line {
 }
 
 impl Line {
+    /// `y` to `scale · y + shift`
+    #[inline(always)]
+    fn of(&self, c: usize) -> impl Fn(f32) -> f32 {
+        let (scale, shift) = (self.scale[c], self.shift[c]);
+        move |y| scale * y + shift
+    }
+
     pub fn apply(&self, s: &Shape, y: &[f32]) -> Vec<f32> {
         let of_image = |_: &mut (), i: usize, z: &mut [f32]| {
-            let y = &y[i * s.image()..][..s.image()];
+            let y = &y[i * s.out_image()..][..s.out_image()];
             host::vectorized(|| {
-                let planes = z.chunks_exact_mut(s.plane).zip(y.chunks_exact(s.plane));
+                let size = s.positions();
+                let planes = z.chunks_exact_mut(size).zip(y.chunks_exact(size));
                 for (c, (z, y)) in planes.enumerate() {
-                    let (scale, shift) = (self.scale[c], self.shift[c]);
+                    let line = self.of(c);
                     for (z, y) in z.iter_mut().zip(y) {
-                        let line = scale * y + shift;
-                        // Not `max`: what is not a number must stay one, or nobody sees a training
-                        // diverge.
-                        *z = if line <= self.floor { self.floor } else { line };
+                        *z = host::floored(line(*y), self.floor);
                     }
                 }
             });
         };
-        host::filled(y.len(), s.image(), || (), of_image).0
+        host::filled(y.len(), s.out_image(), || (), of_image).0
     }
 
     /// What gets through of the gradient `dz` to the line at `y`.
     #[inline(always)]
     fn passes(&self, c: usize) -> impl Fn(f32, f32) -> f32 {
-        let (scale, shift, floor) = (self.scale[c], self.shift[c], self.floor);
-        move |y, dz| match scale * y + shift <= floor {
-            true => 0.0,
-            false => dz,
-        }
+        let (line, floor) = (self.of(c), self.floor);
+        move |y, dz| host::passed(line(y), floor, dz)
     }
 
     /// With `d` that which gets through of `dz`: `Σ d` and `Σ d · (y − μ)` by channel.
     pub fn sums(&self, s: &Shape, y: &[f32], dz: &[f32], mean: &[f32]) -> Vec<[f64; 2]> {
-        let images = y.par_chunks(s.image()).zip(dz.par_chunks(s.image()));
-        host::per_channel(images, s.c, |c, (y, dz)| {
+        let images = (y.par_chunks(s.out_image())).zip(dz.par_chunks(s.out_image()));
+        host::per_channel(images, s.c_out, |c, (y, dz)| {
             let (passes, mean) = (self.passes(c), mean[c]);
-            let plane = c * s.plane..(c + 1) * s.plane;
+            let plane = c * s.positions()..(c + 1) * s.positions();
             let (ys, y_rest) = y[plane.clone()].as_chunks::<LANES>();
             let (dzs, dz_rest) = dz[plane].as_chunks::<LANES>();
             let mut sums = [[0f32; LANES]; 2];
@@ -107,7 +90,7 @@ impl Line {
 
 /// The gradient of `y`, `of_d · d + of_y · y + shift` by channel with `d` what gets through of `dz`.
 pub(super) struct Combined<'a> {
-    pub shape: Shape,
+    pub shape: &'a Shape,
     pub line: &'a Line,
     pub y: &'a [f32],
     pub dz: &'a [f32],
@@ -115,24 +98,23 @@ pub(super) struct Combined<'a> {
     pub factors: Vec<[f32; 3]>,
 }
 
-impl Outgoing for Combined<'_> {
-    fn of<'a>(&'a self, images: Range<usize>, room: &'a mut Vec<f32>) -> &'a [f32] {
-        let image = self.shape.image();
+impl OutputGradient for Combined<'_> {
+    fn of<'a>(&'a self, images: Range<usize>, buffer: &'a mut Vec<f32>) -> &'a [f32] {
+        let (image, size) = (self.shape.out_image(), self.shape.positions());
         let values = images.start * image..images.end * image;
-        room.resize(values.len(), 0.0);
-        let planes = room
-            .chunks_exact_mut(self.shape.plane)
-            .zip(self.y[values.clone()].chunks_exact(self.shape.plane))
-            .zip(self.dz[values].chunks_exact(self.shape.plane));
+        buffer.resize(values.len(), 0.0);
+        let planes = (buffer.chunks_exact_mut(size))
+            .zip(self.y[values.clone()].chunks_exact(size))
+            .zip(self.dz[values].chunks_exact(size));
         host::vectorized(|| {
             for (i, ((dy, y), dz)) in planes.enumerate() {
-                let c = i % self.shape.c;
+                let c = i % self.shape.c_out;
                 let ([of_d, of_y, shift], passes) = (self.factors[c], self.line.passes(c));
                 for (dy, (y, dz)) in dy.iter_mut().zip(y.iter().zip(dz)) {
                     *dy = of_d * passes(*y, *dz) + of_y * y + shift;
                 }
             }
         });
-        room
+        buffer
     }
 }
