@@ -2,6 +2,7 @@
 //!
 //! | module | idea |
 //! |---|---|
+//! | [`activation_levels`] | activations on a table of levels, and the levels that fit them |
 //! | [`affine`] | quantize, dequantize, fake-quantize with a straight-through gradient |
 //! | [`compensate`](mod@compensate) | rounding whose errors cancel on calibration images (GPTQ) |
 //! | [`dither`] | what is added to an image of few codes before it is rounded |
@@ -35,6 +36,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+pub mod activation_levels;
 pub mod affine;
 pub mod bias;
 pub mod compensate;

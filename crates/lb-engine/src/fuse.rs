@@ -2,7 +2,7 @@
 //! addition and the activation behind it along.
 
 use lb_format::graph::{Edge, Op, Shape};
-use lb_format::{Activation, Layer, QParams, QuantizedNetwork};
+use lb_format::{Activation, Layer, Levels, QParams, QuantizedNetwork};
 
 use crate::EngineError;
 use crate::conv::Kind;
@@ -55,6 +55,8 @@ pub enum Fused<'a> {
     Table {
         /// ReLU in between.
         relu: bool,
+        /// The codes that there are, unless all of them.
+        levels: Option<&'a Levels>,
         /// Input.
         input: ValueId,
         /// Output.
@@ -244,10 +246,13 @@ impl<'a> Fuse<'a> {
     fn activation(
         &mut self,
         node: usize,
-        act: &Activation,
+        act: &'a Activation,
         input: usize,
     ) -> Result<Made, EngineError> {
-        if let Some(q) = &act.qparams {
+        // Levels are held as codes of their own, those that they are.
+        let levels = act.qparams.as_ref().and_then(|q| q.levels.as_ref());
+        let params = act.qparams.as_ref().map(QParams::held);
+        if let Some(q) = &params {
             let (scale, offset) = (q.channel(0).scale, q.channel(0).offset);
             if offset != 0.0 {
                 return Err(
@@ -261,11 +266,14 @@ impl<'a> Fuse<'a> {
                 ));
             }
         }
-        let (relu, params) = (act.relu, act.qparams.clone());
+        let relu = act.relu;
         match self.made[input] {
             made if !relu && params.is_none() => Ok(made),
             Made::Waiting(waiting) => {
-                let out = self.emit(waiting, relu, params, node)?;
+                let mut out = self.emit(waiting, relu, params.clone(), node)?;
+                if let (Some(params), Some(_)) = (params, levels) {
+                    out = self.table(node, out, (false, levels), params);
+                }
                 Ok(Made::Value(out))
             }
             Made::Value(input) => {
@@ -275,13 +283,29 @@ impl<'a> Fuse<'a> {
                 if self.values[input].params.is_none() {
                     return Err(self.unsupported(node, "it rounds values that a ReLU left real"));
                 }
-                let out = self.value(node, Some(params));
-                // Keep the layout: an image has fewer channels than kernels write.
-                self.values[out].stride = self.values[input].stride;
-                self.steps.push(Fused::Table { relu, input, out });
+                let out = self.table(node, input, (relu, levels), params);
                 Ok(Made::Value(out))
             }
         }
+    }
+
+    fn table(
+        &mut self,
+        node: usize,
+        input: ValueId,
+        (relu, levels): (bool, Option<&'a Levels>),
+        params: QParams,
+    ) -> ValueId {
+        let out = self.value(node, Some(params));
+        // Keep the layout: an image has fewer channels than kernels write.
+        self.values[out].stride = self.values[input].stride;
+        self.steps.push(Fused::Table {
+            relu,
+            levels,
+            input,
+            out,
+        });
+        out
     }
 
     fn dithers(&self, node: usize) -> Result<bool, EngineError> {

@@ -261,8 +261,13 @@ impl Plan {
                 let table = ImageTable::new(&network.info, codes(out), relu, dither);
                 ("image".to_string(), Operation::Image(Box::new(table)))
             }
-            Fused::Table { relu, input, out } => {
-                let table = CodeTable::new(codes(input), codes(out), relu);
+            Fused::Table {
+                relu,
+                levels,
+                input,
+                out,
+            } => {
+                let table = CodeTable::new(codes(input), (codes(out), levels), relu);
                 ("requantize".to_string(), Operation::Table(table))
             }
             Fused::Pad { stride, .. } => ("shortcut".to_string(), Operation::Pad { stride }),

@@ -87,7 +87,7 @@ pub struct QParams {
     /// One entry: per tensor. `C` entries: per channel along axis 0.
     pub affine: Vec<Affine>,
     /// What codes stand for in steps of the scale, if not themselves: `x̂ = s · level[code] + o`,
-    /// codes from 0 and zero points 0. Of weights only.
+    /// codes from 0 and zero points 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub levels: Option<Levels>,
 }
@@ -111,7 +111,17 @@ impl QParams {
         }
     }
 
-    /// The code of `x` in channel `c`.
+    /// Of an activation with a table of levels, the equidistant parameters whose codes are the levels: what
+    /// an engine holds. Without a table, these.
+    pub fn held(&self) -> Self {
+        let mut held = self.clone();
+        if held.levels.take().is_some() {
+            (held.bits, held.signed) = (BitWidth::SEVEN, false);
+        }
+        held
+    }
+
+    /// The code of `x` in channel `c`, of a weight.
     ///
     /// # Panics
     /// As [`channel`](Self::channel).

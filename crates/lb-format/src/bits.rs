@@ -14,6 +14,8 @@ pub struct BitWidth(u8);
 impl BitWidth {
     /// 8 bits, the default of edge layers.
     pub const EIGHT: Self = Self(8);
+    /// 7 bits, which hold every level of an activation ([`Levels::LARGEST`](crate::Levels::LARGEST)).
+    pub const SEVEN: Self = Self(7);
 
     /// All supported widths, narrowest first.
     pub const ALL: [Self; 9] = [

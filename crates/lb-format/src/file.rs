@@ -3,7 +3,7 @@
 //! Its one metadata entry, `lb`, is JSON: format version, a CRC-32 over the JSON and all tensor
 //! data, the network's description, its layers (geometry and width), its activations and its graph;
 //! since version 3, tables of levels that are not equidistant, each once, and layers' indices in them;
-//! since version 4, whether the image is dithered.
+//! since version 4, whether the image is dithered; since version 5, levels of activations.
 //! The tensors:
 //!
 //! | name | type | shape |
@@ -28,8 +28,8 @@ use crate::{
 };
 
 /// The newest format version that is read. A network is written in the oldest that can hold it:
-/// 4 if the image is dithered, 3 if a weight has a table of levels, else 2.
-pub const VERSION: u32 = 4;
+/// 5 if an activation has a table of levels, 4 if the image is dithered, 3 if a weight has a table of levels, else 2.
+pub const VERSION: u32 = 5;
 
 /// The oldest format version that is read.
 pub const OLDEST: u32 = 2;
@@ -261,7 +261,10 @@ pub fn from_bytes(bytes: &[u8]) -> Result<QuantizedNetwork, FormatError> {
 
 /// The oldest version that can hold a network with these tables and activations.
 fn version_of(tables: &[Levels], activations: &[Activation]) -> u32 {
-    if activations.iter().any(|a| a.dither) {
+    let has_levels = |a: &Activation| a.qparams.as_ref().is_some_and(|q| q.levels.is_some());
+    if activations.iter().any(has_levels) {
+        5
+    } else if activations.iter().any(|a| a.dither) {
         4
     } else if !tables.is_empty() {
         3

@@ -1,5 +1,6 @@
-//! Levels that are not equidistant: a table of small integers between a weight's code and its value.
+//! Levels that are not equidistant: a table of small integers between a code and its value.
 
+use std::fmt;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -13,8 +14,15 @@ use crate::{BitWidth, CodeRange, FormatError};
 /// x̂ = s · level[code] + o
 /// ```
 ///
-/// Integers, so that an engine that multiplies 8-bit weights runs them: it looks the codes up once,
-/// when it loads them. A file holds the codes, at their own width. Copies share one table.
+/// Integers, so that an engine that multiplies 8-bit integers runs them: a weight's codes it looks up once,
+/// when it loads them (a file holds the codes, at their own width), and of an activation it holds the
+/// levels. An activation is rounded to whole steps first, which are what an engine has at hand:
+///
+/// ```text
+/// code = nearest level to round_half_even(x / s), the lower one halfway between two
+/// ```
+///
+/// Copies share one table.
 ///
 /// ```
 /// use lb_format::{BitWidth, Levels};
@@ -128,6 +136,12 @@ impl Levels {
         lo as i32
     }
 
+    /// The code of an activation that is so many `steps`: [`nearest`](Self::nearest) of whole ones. NaN has
+    /// no code of its own and takes 0.
+    pub fn nearest_to_whole(&self, steps: f32) -> i32 {
+        self.nearest(steps.round_ties_even())
+    }
+
     /// For people: `apot`, or `table`.
     pub fn name(&self) -> &'static str {
         let is_apot = |bits| Self::additive_powers_of_two(bits).is_ok_and(|l| l == *self);
@@ -167,6 +181,13 @@ fn magnitudes(bits: usize) -> Vec<i32> {
 fn signed(magnitudes: Vec<i32>) -> Vec<i32> {
     let negative = magnitudes[1..].iter().rev().map(|m| -m);
     negative.chain(magnitudes.iter().copied()).collect()
+}
+
+impl fmt::Display for Levels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let levels: Vec<String> = self.0.iter().map(ToString::to_string).collect();
+        f.write_str(&levels.join(" "))
+    }
 }
 
 impl TryFrom<Vec<i32>> for Levels {
@@ -263,6 +284,29 @@ mod tests {
         ] {
             assert_eq!(levels.level(levels.nearest(steps)), level, "{steps}");
         }
+    }
+
+    #[test]
+    fn activations_are_rounded_to_whole_steps_first() {
+        let levels = Levels::new(vec![0, 1, 4, 10]).unwrap();
+        for (steps, level) in [
+            (0.5, 0), // ties to even
+            (0.51, 1),
+            (2.5, 1), // two whole steps
+            (2.51, 4),
+            (7.4, 4), // seven, halfway between 4 and 10, where a weight would take 10
+            (7.6, 10),
+            (99.0, 10),
+            (-3.0, 0),
+            (f32::NAN, 0),
+        ] {
+            assert_eq!(
+                levels.level(levels.nearest_to_whole(steps)),
+                level,
+                "{steps}"
+            );
+        }
+        assert_eq!(levels.level(levels.nearest(7.4)), 10);
     }
 
     proptest! {

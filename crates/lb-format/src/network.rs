@@ -159,6 +159,26 @@ pub struct Activation {
     pub qparams: Option<QParams>,
 }
 
+impl Activation {
+    /// A table starts at 0, which padding and ReLU put there; and an engine holds levels, which have no
+    /// offset.
+    fn validate_levels(&self, q: &QParams, what: &str) -> Result<(), FormatError> {
+        let Some(levels) = &q.levels else {
+            return Ok(());
+        };
+        let problem = if levels.level(0) != 0 {
+            format!("the first is {}, and must be 0", levels.level(0))
+        } else if q.channel(0).offset != 0.0 {
+            format!("their offset is {}, and must be 0", q.channel(0).offset)
+        } else if self.dither {
+            "are not dithered".into()
+        } else {
+            return Ok(());
+        };
+        Err(FormatError::invalid(format!("{what}, levels"), problem))
+    }
+}
+
 impl QuantizedNetwork {
     /// Checks every value that a consumer relies on.
     ///
@@ -187,14 +207,8 @@ impl QuantizedNetwork {
                 if q.affine.len() != 1 {
                     return Err(FormatError::invalid(what, "must have one scale"));
                 }
-                // Whoever adds or compares activations relies on equidistant codes.
-                if q.levels.is_some() {
-                    return Err(FormatError::invalid(
-                        what,
-                        "only weights have tables of levels",
-                    ));
-                }
                 q.validate(&what, 1)?;
+                act.validate_levels(q, &what)?;
             }
             if !names.insert(&act.name) {
                 return Err(FormatError::invalid(what, "the name stands twice"));

@@ -2,13 +2,13 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use lb_core::{affine, dither};
+use lb_core::{activation_levels, affine, dither};
 use lb_format::{Activation, QParams};
 
 use crate::{Nonlinearity, layer::Act};
 
 /// Applies the nonlinearity, adds the pattern of a dither if there is one, then rounds to codes and
-/// back ([`affine::fake_quantize`]).
+/// back ([`affine::fake_quantize`], or, on a table of levels, [`activation_levels::fake_quantize`]).
 #[derive(Module, Debug)]
 pub struct QuantAct {
     /// What it computes first.
@@ -67,6 +67,9 @@ impl Act for QuantAct {
             true => dither::add(x, |pattern| pattern * q.channel(0).scale),
             false => x,
         };
-        affine::fake_quantize(x, q)
+        match q.levels {
+            Some(_) => activation_levels::fake_quantize(x, q),
+            None => affine::fake_quantize(x, q),
+        }
     }
 }

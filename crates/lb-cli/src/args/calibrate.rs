@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use lb_format::BitWidth;
 use lb_nn::learned::Rounding;
-use lb_resnet::ptq::{LevelSet, Method, Widths, default_residual_bits};
+use lb_resnet::ptq::{ActivationLevels, LevelSet, Method, Widths, default_residual_bits};
 
 use super::values::{Floor, at_least_one, floor, mean_bits};
 use super::{DataArgs, DeviceArgs};
@@ -61,6 +61,10 @@ pub struct CalibrateArgs {
     /// wider edge layers stay uniform)
     #[arg(long, default_value = "uniform")]
     pub levels: LevelSet,
+    /// Levels of activations of 2 to 6 bits but the image's: uniform, or fitted to calibration images
+    /// (denser near zero; small integers, which are multiplied like codes of 7 bits)
+    #[arg(long, default_value = "uniform")]
+    pub activation_levels: ActivationLevels,
     /// Iterations of reconstruction a block, for brecq [default: 200; of adaround 800]
     #[arg(long, value_parser = at_least_one(1_000_000))]
     pub iterations: Option<usize>,

@@ -35,6 +35,11 @@ pub fn run(args: &CalibrateArgs) -> Result<()> {
         "--levels {} is not supported with a target: what a place loses is measured with uniform levels; name one width with --bits",
         args.levels
     );
+    anyhow::ensure!(
+        args.activation_levels.is_uniform() || !args.has_targets(),
+        "--activation-levels {} is not supported with a target: what a place loses is measured with uniform levels; name one width with --bits",
+        args.activation_levels
+    );
     if !args.has_targets() {
         for options in of_widths(args) {
             options.check_levels().map_err(anyhow::Error::msg)?;
@@ -227,6 +232,7 @@ fn of_widths(args: &CalibrateArgs) -> Vec<Options> {
         bias_correction: args.bias_correction,
         dither: !args.no_dither,
         levels: args.levels,
+        activation_levels: args.activation_levels,
         assignment: Assignment::new(),
     };
     args.widths().into_iter().map(options).collect()
@@ -265,6 +271,9 @@ fn file_name(calibrated: &Calibrated, o: &Options, met: Option<&Met>) -> PathBuf
     name += &format!("-{}{}", o.method, calibrated.effort.suffix(o.method));
     if !o.levels.is_uniform() {
         name += &format!("-{}", o.levels);
+    }
+    if !o.activation_levels.is_uniform() {
+        name += &format!("-{}", o.activation_levels);
     }
     if o.bias_correction {
         name += "-bc";

@@ -90,7 +90,7 @@ fn layers(net: &QuantizedNetwork) {
 
 /// Activations.
 fn activations(net: &QuantizedNetwork) {
-    let mut rows = Rows::new(&["activation", "bits", "scale", "zero point"]);
+    let mut rows = Rows::new(&["activation", "bits", "levels", "scale", "zero point"]);
     for a in &net.activations {
         rows.add(match &a.qparams {
             Some(q) => {
@@ -98,6 +98,10 @@ fn activations(net: &QuantizedNetwork) {
                 vec![
                     a.name.clone(),
                     format!("{}{}", q.bits, if a.dither { ", dithered" } else { "" }),
+                    match &q.levels {
+                        Some(levels) => levels.to_string(),
+                        None => "uniform".into(),
+                    },
                     format!("{:.6}", c.scale),
                     c.zero_point.to_string(),
                 ]
@@ -105,6 +109,7 @@ fn activations(net: &QuantizedNetwork) {
             None => vec![
                 a.name.clone(),
                 "passes".into(),
+                String::new(),
                 String::new(),
                 String::new(),
             ],

@@ -21,7 +21,7 @@ const LANES: usize = 16;
 pub(super) fn fake_quantize<const D: usize>(
     x: &Tensor<D>,
     step: &Tensor<1>,
-    range: StepRange,
+    range: &StepRange,
     drop: Option<Drop>,
 ) -> Option<Tensor<D>> {
     match (host::on_host(x)?, host::on_host(step)?) {
@@ -57,13 +57,13 @@ struct Op {
 }
 
 impl Op {
-    fn new(x: FlexTensor, step: &FlexTensor, range: StepRange, drop: Option<Drop>) -> Self {
+    fn new(x: FlexTensor, step: &FlexTensor, range: &StepRange, drop: Option<Drop>) -> Self {
         let x = x.to_contiguous();
         Self {
             shape: x.layout().shape().to_vec(),
             x,
             step: host::values(&step.to_contiguous())[0],
-            range,
+            range: range.clone(),
             drop: drop.map(|d| (d.key(), d.threshold())),
         }
     }
@@ -96,14 +96,47 @@ impl Op {
     /// `dropped(i)`: whether value i of the chunk passes unquantized.
     #[inline(always)]
     fn forward_chunk(&self, x: &[f32], y: &mut [f32], dropped: impl Fn(usize) -> bool) {
-        let StepRange { lo, hi, .. } = self.range;
+        let (x, x_rest) = x.as_chunks::<LANES>();
+        let (y, y_rest) = y.as_chunks_mut::<LANES>();
+        let whole = x.len() * LANES;
+        for (block, (y, x)) in y.iter_mut().zip(x).enumerate() {
+            self.values(x, y, |i| dropped(block * LANES + i));
+        }
+        for (rest, (y, x)) in y_rest.iter_mut().zip(x_rest).enumerate() {
+            let y = std::array::from_mut(y);
+            self.values(&[*x], y, |_| dropped(whole + rest));
+        }
+    }
+
+    #[inline(always)]
+    fn values<const N: usize>(
+        &self,
+        x: &[f32; N],
+        y: &mut [f32; N],
+        dropped: impl Fn(usize) -> bool,
+    ) {
         let inverse = self.step.recip();
-        for (i, (y, &x)) in y.iter_mut().zip(x).enumerate() {
-            let quantized = host::round(host::clamp(x * inverse, lo, hi)) * self.step;
-            *y = match dropped(i) {
-                true => self.active(x),
-                false => quantized,
+        let codes = self.codes(x.map(|x| self.clipped(x * inverse)));
+        for i in 0..N {
+            y[i] = match dropped(i) {
+                true => self.active(x[i]),
+                false => codes[i] * self.step,
             };
+        }
+    }
+
+    #[inline(always)]
+    fn clipped(&self, steps: f32) -> f32 {
+        host::clamp(steps, self.range.lo, self.range.hi)
+    }
+
+    /// Codes less the zero point, or levels, of steps in range.
+    #[inline(always)]
+    fn codes<const N: usize>(&self, steps: [f32; N]) -> [f32; N] {
+        let whole = steps.map(host::round);
+        match &self.range.climb {
+            None => whole,
+            Some(climb) => climb.levels(whole),
         }
     }
 
@@ -155,15 +188,15 @@ impl Op {
         sums: &mut [f32; LANES],
         dropped: impl Fn(usize) -> bool,
     ) {
-        let StepRange { lo, hi, relu } = self.range;
-        let inverse = self.step.recip();
+        let (relu, inverse) = (self.range.relu, self.step.recip());
+        let steps = x.map(|x| x * inverse);
+        let clipped = steps.map(|v| self.clipped(v));
+        let codes = self.codes(clipped);
         for i in 0..N {
             let (x, dy) = (x[i], d[i]);
-            let v = x * inverse;
-            let clipped = host::clamp(v, lo, hi);
             // Inside: k − x/s. Outside: the bound itself, which k is.
-            let inside = v == clipped;
-            let slope = host::round(clipped) - if inside { v } else { 0.0 };
+            let inside = steps[i] == clipped[i];
+            let slope = codes[i] - if inside { steps[i] } else { 0.0 };
             let dropped = dropped(i);
             // At a ReLU's floor the gradient is that of the ReLU.
             let passes = (dropped | inside) & (!relu | (x > 0.0));

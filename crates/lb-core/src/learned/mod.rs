@@ -4,7 +4,8 @@
 //! k = round_half_even(clamp(x / s, lo, hi))        ŷ = s · k
 //! ```
 //!
-//! with `lo` and `hi` the ends of the code range less the zero point. The gradients are those of
+//! with `lo` and `hi` the ends of the code range less the zero point. With a table of levels k is the level
+//! nearest to that whole number ([`activation_levels`](crate::activation_levels)). The gradients are those of
 //! LSQ (Esser et al. 2020, arXiv 1902.08153), whose step is learned by how far rounding and
 //! clipping miss:
 //!
@@ -24,13 +25,17 @@ mod cpu;
 use burn::tensor::{Tensor, TensorData};
 use lb_format::QParams;
 
+use crate::activation_levels::Climb;
+
 /// What is fixed while the step is learned.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct StepRange {
-    /// Lowest code less the zero point.
+    /// Lowest code less the zero point, or the first level.
     pub lo: f32,
-    /// Highest code less the zero point.
+    /// Highest code less the zero point, or the last level.
     pub hi: f32,
+    /// The levels in between, unless all whole numbers.
+    pub climb: Option<Climb>,
     /// Whether negative inputs become zero first; then `lo` is 0.
     pub relu: bool,
 }
@@ -39,9 +44,18 @@ impl StepRange {
     /// The range of per-tensor parameters.
     pub fn of(q: &QParams, relu: bool) -> Self {
         let (range, zero_point) = (q.range(), q.channel(0).zero_point);
+        let climb = q.levels.as_ref().map(Climb::of);
+        let (lo, hi) = match &climb {
+            Some(climb) => (0.0, climb.last()),
+            None => (
+                (range.lo - zero_point) as f32,
+                (range.hi - zero_point) as f32,
+            ),
+        };
         Self {
-            lo: (range.lo - zero_point) as f32,
-            hi: (range.hi - zero_point) as f32,
+            lo,
+            hi,
+            climb,
             relu,
         }
     }
@@ -91,7 +105,7 @@ pub fn fake_quantize<const D: usize>(
     drop: Option<Drop>,
 ) -> Tensor<D> {
     #[cfg(feature = "flex")]
-    if let Some(y) = cpu::fake_quantize(&x, &step, range, drop) {
+    if let Some(y) = cpu::fake_quantize(&x, &step, &range, drop) {
         return y;
     }
     composed(x, step, range, drop)
@@ -110,7 +124,12 @@ fn composed<const D: usize>(
     };
     let step = step.reshape([1; D]);
     let steps = (x.clone() / step.clone()).clamp(range.lo, range.hi);
-    let rounded = (steps.clone().round() - steps.clone()).detach() + steps;
+    let whole = steps.clone().detach().round();
+    let codes = match &range.climb {
+        Some(climb) => climb.levels_of(whole),
+        None => whole,
+    };
+    let rounded = (codes - steps.clone()).detach() + steps;
     let y = rounded * step;
     match drop {
         None => y,
@@ -134,13 +153,24 @@ mod tests {
     const RELU: StepRange = StepRange {
         lo: 0.0,
         hi: 3.0,
+        climb: None,
         relu: true,
     };
     const IMAGE: StepRange = StepRange {
         lo: -5.0,
         hi: 10.0,
+        climb: None,
         relu: false,
     };
+
+    fn levels() -> StepRange {
+        let levels = lb_format::Levels::new(vec![0, 1, 2, 5, 9]).unwrap();
+        StepRange {
+            hi: 9.0,
+            climb: Some(Climb::of(&levels)),
+            ..RELU
+        }
+    }
 
     fn run(
         f: impl Fn(Tensor<4>, Tensor<1>) -> Tensor<4>,
@@ -164,14 +194,14 @@ mod tests {
     fn one_pass_is_the_composed_form() {
         let device = Device::flex();
         let x = Tensor::<4>::random([3, 5, 9, 11], Distribution::Normal(0.2, 1.5), &device);
-        for range in [RELU, IMAGE] {
+        for range in [RELU, IMAGE, levels()] {
             for drop in [None, Some(0.0), Some(0.5), Some(1.0)] {
                 let drop = drop.map(|probability| Drop {
                     probability,
                     seed: 42,
                 });
-                let a = run(|x, s| fake_quantize(x, s, range, drop), &x, 0.4);
-                let b = run(|x, s| composed(x, s, range, drop), &x, 0.4);
+                let a = run(|x, s| fake_quantize(x, s, range.clone(), drop), &x, 0.4);
+                let b = run(|x, s| composed(x, s, range.clone(), drop), &x, 0.4);
                 let close = |a: &[f32], b: &[f32]| {
                     a.iter()
                         .zip(b)
@@ -198,6 +228,12 @@ mod tests {
         assert_eq!(dx, [0.0, 0.0, 2.0, 2.0, 0.0]);
         let expected = 2.0 * (1.0 - 0.6) + 2.0 * (1.0 - 1.4) + 6.0 * 3.0;
         assert!((ds - expected).abs() < 1e-5, "{ds} {expected}");
+        let x = Tensor::<4>::from_data([[[[3.4f32, 3.6, 11.0]]]], &Device::flex());
+        let (y, dx, ds) = run(|x, s| fake_quantize(x, s, levels(), None), &x, 1.0);
+        assert_eq!(y, [2.0, 5.0, 9.0]);
+        assert_eq!(dx, [4.0, 10.0, 0.0]);
+        let expected = 4.0 * (2.0 - 3.4) + 10.0 * (5.0 - 3.6) + 18.0 * 9.0;
+        assert!((ds - expected).abs() < 1e-4, "{ds} {expected}");
     }
 
     #[test]

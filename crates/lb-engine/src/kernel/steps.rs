@@ -1,7 +1,7 @@
-//! A table of codes as the steps that it climbs: what vector units count in many codes at once.
+//! A table of codes as the steps that it climbs: what vector units add up in many codes at once.
 //!
 //! ```text
-//! t[x] = t[0] + Σ_k [x > below_k]        below_k = max {x : t[x] ≤ t[0] + k},  k = 0, 1, …
+//! t[x] = t[0] + Σ_k rise_k · [x > below_k]        for every below_k with t[below_k] < t[below_k + 1]
 //! ```
 //!
 //! That holds for every table that does not fall, and pays where it has few steps: codes of 8 bits to
@@ -15,73 +15,86 @@ use super::isa::Avx2;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Steps {
     first: u8,
-    below: Below,
+    steps: Few,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-enum Below {
-    One([u8; 1]),
-    Three([u8; 3]),
-    Seven([u8; 7]),
-    Fifteen([u8; 15]),
+enum Few {
+    One([Step; 1]),
+    Three([Step; 3]),
+    Seven([Step; 7]),
+    Fifteen([Step; 15]),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Step {
+    below: u8,
+    rise: u8,
 }
 
 impl Steps {
     /// The steps of `table`, if it does not fall, its codes have at most 8 bits, and it has at most 15 of
     /// them.
     pub fn of(table: &[u16]) -> Option<Self> {
-        let first = *table.first()?;
+        let first = u8::try_from(*table.first()?).ok()?;
         let rises = table.len() <= 1 << u8::BITS && table.is_sorted();
-        let last = u8::try_from(*table.last()?).ok().filter(|_| rises)?;
-        let below: Vec<u8> = (first..u16::from(last))
-            .map(|code| (table.partition_point(|t| *t <= code) - 1) as u8)
+        (rises && u8::try_from(*table.last()?).is_ok()).then_some(())?;
+        let steps: Vec<Step> = (table.windows(2).enumerate())
+            .filter(|(_, pair)| pair[0] < pair[1])
+            .map(|(x, pair)| Step {
+                below: x as u8,
+                rise: (pair[1] - pair[0]) as u8,
+            })
             .collect();
         // No code is more than 255.
-        let at = |k: usize| below.get(k).copied().unwrap_or(u8::MAX);
-        let below = match below.len() {
-            0..=1 => Below::One([at(0)]),
-            2..=3 => Below::Three(std::array::from_fn(at)),
-            4..=7 => Below::Seven(std::array::from_fn(at)),
-            8..=15 => Below::Fifteen(std::array::from_fn(at)),
+        let never = Step {
+            below: u8::MAX,
+            rise: 0,
+        };
+        let at = |k: usize| steps.get(k).copied().unwrap_or(never);
+        let steps = match steps.len() {
+            0..=1 => Few::One([at(0)]),
+            2..=3 => Few::Three(std::array::from_fn(at)),
+            4..=7 => Few::Seven(std::array::from_fn(at)),
+            8..=15 => Few::Fifteen(std::array::from_fn(at)),
             _ => return None,
         };
-        Some(Self {
-            first: first as u8,
-            below,
-        })
+        Some(Self { first, steps })
     }
 
     /// The codes of all of `x`.
     pub fn run(&self, x: &[u8], y: &mut [u8]) {
-        match &self.below {
-            Below::One(below) => count(self.first, below, x, y),
-            Below::Three(below) => count(self.first, below, x, y),
-            Below::Seven(below) => count(self.first, below, x, y),
-            Below::Fifteen(below) => count(self.first, below, x, y),
+        match &self.steps {
+            Few::One(steps) => climb(self.first, steps, x, y),
+            Few::Three(steps) => climb(self.first, steps, x, y),
+            Few::Seven(steps) => climb(self.first, steps, x, y),
+            Few::Fifteen(steps) => climb(self.first, steps, x, y),
         }
     }
 }
 
-fn count<const N: usize>(first: u8, below: &[u8; N], x: &[u8], y: &mut [u8]) {
+fn climb<const N: usize>(first: u8, steps: &[Step; N], x: &[u8], y: &mut [u8]) {
     #[cfg(target_arch = "x86_64")]
     if Avx2::detect().is_some() {
         // SAFETY: this CPU has the instructions.
-        return unsafe { count_avx2(first, below, x, y) };
+        return unsafe { climb_avx2(first, steps, x, y) };
     }
-    count_plain(first, below, x, y);
+    climb_plain(first, steps, x, y);
 }
 
 /// The plain loop, compiled for wider vectors.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-fn count_avx2<const N: usize>(first: u8, below: &[u8; N], x: &[u8], y: &mut [u8]) {
-    count_plain(first, below, x, y);
+fn climb_avx2<const N: usize>(first: u8, steps: &[Step; N], x: &[u8], y: &mut [u8]) {
+    climb_plain(first, steps, x, y);
 }
 
 #[inline(always)]
-fn count_plain<const N: usize>(first: u8, below: &[u8; N], x: &[u8], y: &mut [u8]) {
+fn climb_plain<const N: usize>(first: u8, steps: &[Step; N], x: &[u8], y: &mut [u8]) {
     for (y, &x) in y.iter_mut().zip(x) {
-        *y = (below.iter()).fold(first, |code, &below| code + u8::from(x > below));
+        *y = (steps.iter()).fold(first, |code, step| {
+            code + if x > step.below { step.rise } else { 0 }
+        });
     }
 }
 
@@ -109,9 +122,22 @@ mod tests {
     }
 
     #[test]
+    fn tables_of_few_codes_may_rise_by_any_height() {
+        let levels = [
+            0u16, 1, 2, 3, 5, 8, 12, 17, 23, 30, 38, 50, 64, 80, 100, 255,
+        ];
+        let table: Vec<u16> = (0..256usize).map(|x| levels[x / 16]).collect();
+        let steps = Steps::of(&table).unwrap();
+        let x: Vec<u8> = (0..=255).collect();
+        let mut y = vec![0; 256];
+        steps.run(&x, &mut y);
+        assert!(y.iter().map(|y| u16::from(*y)).eq(table));
+    }
+
+    #[test]
     fn other_tables_have_none() {
         let all: Vec<u16> = (0..256).collect();
-        for table in [&[][..], &[3, 2], &[0, 256], &[0, 16], &all, &[0; 257]] {
+        for table in [&[][..], &[3, 2], &[0, 256], &all[..17], &all, &[0; 257]] {
             assert_eq!(Steps::of(table), None, "{} codes", table.len());
         }
     }

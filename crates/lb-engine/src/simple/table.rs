@@ -1,6 +1,6 @@
 //! From codes to codes of other parameters.
 
-use lb_format::QParams;
+use lb_format::{Levels, QParams};
 
 use super::recode;
 use crate::conv::{Values, ValuesMut};
@@ -15,11 +15,16 @@ pub struct CodeTable {
 }
 
 impl CodeTable {
-    /// From the codes of `from` to those of `to`.
-    pub fn new(from: &QParams, to: &QParams, relu: bool) -> Self {
-        let codes: Vec<u16> = (from.range().lo..=from.range().hi)
-            .map(|code| recode(to, from.channel(0).dequantize(code), relu))
-            .collect();
+    /// From the codes of `from` to those of `to`, or those of them that are `levels`.
+    pub fn new(from: &QParams, (to, levels): (&QParams, Option<&Levels>), relu: bool) -> Self {
+        let code = |code| {
+            let code = recode(to, from.channel(0).dequantize(code), relu);
+            match levels {
+                Some(levels) => levels.level(levels.nearest_to_whole(f32::from(code))) as u16,
+                None => code,
+            }
+        };
+        let codes: Vec<u16> = (from.range().lo..=from.range().hi).map(code).collect();
         Self {
             steps: Steps::of(&codes),
             codes,

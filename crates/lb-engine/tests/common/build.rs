@@ -83,13 +83,14 @@ impl WeightSpec {
     }
 }
 
-/// Distinct levels, at most as many as `bits` bits have codes, fewer more often than not.
-fn levels(draw: &mut Draw, bits: BitWidth) -> Levels {
-    let most = (bits.levels() as i32).min(2 * Levels::LARGEST + 1);
+/// Distinct levels in a range, at most as many as `bits` bits have codes, fewer more often than not.
+fn levels(draw: &mut Draw, bits: BitWidth, (lo, hi): (i32, i32)) -> Levels {
+    let most = (bits.levels() as i32).min(hi - lo + 1);
     let n = draw.int(2, most) as usize;
-    let mut levels = std::collections::BTreeSet::new();
+    // Activations start at 0.
+    let mut levels = std::collections::BTreeSet::from_iter((lo == 0).then_some(0));
     while levels.len() < n {
-        levels.insert(draw.int(-Levels::LARGEST, Levels::LARGEST));
+        levels.insert(draw.int(lo, hi));
     }
     Levels::new(levels.into_iter().collect()).unwrap()
 }
@@ -105,6 +106,8 @@ pub struct ActSpec {
     pub reach: f32,
     /// Whether the image is dithered; nothing else is.
     pub dither: bool,
+    /// Whether codes stand for entries of a table, and so are unsigned without zero point or dither.
+    pub levels: bool,
 }
 
 impl ActSpec {
@@ -116,6 +119,19 @@ impl ActSpec {
             zero: 0,
             reach: 1.0,
             dither: false,
+            levels: false,
+        }
+    }
+
+    /// As it is stored: what a table excludes is off.
+    fn sound(self) -> Self {
+        let levels = self.levels && self.bits <= 8;
+        Self {
+            levels,
+            signed: self.signed && !levels,
+            zero: if levels { 0 } else { self.zero },
+            dither: self.dither && !levels,
+            ..self
         }
     }
 }
@@ -222,7 +238,8 @@ impl Builder {
         let name = format!("layer{}", self.network.layers.len());
         let spec = spec.sound();
         let bits = BitWidth::new(spec.bits).unwrap();
-        let levels = spec.levels.then(|| levels(&mut self.draw, bits));
+        let all = (-Levels::LARGEST, Levels::LARGEST);
+        let levels = spec.levels.then(|| levels(&mut self.draw, bits, all));
         let range = (levels.as_ref()).map_or(bits.range(spec.signed), Levels::range);
         let reach = match &levels {
             Some(_) => 2.0 * Levels::LARGEST as f32,
@@ -275,20 +292,28 @@ impl Builder {
         let largest = (self.values[x].values.iter())
             .map(|v| if relu { v.max(0.0) } else { v.abs() })
             .fold(0.0, f64::max);
+        let spec = spec.map(ActSpec::sound);
         let qparams = spec.map(|spec| {
             let bits = BitWidth::new(spec.bits).unwrap();
+            let levels = (spec.levels).then(|| levels(&mut self.draw, bits, (0, Levels::LARGEST)));
             let range = bits.range(spec.signed);
             let zero_point = match spec.zero {
                 0 => 0,
                 z => range.lo + range.steps() * i32::from(z) / 255,
             };
-            let half = (range.hi - zero_point).max(zero_point - range.lo);
+            let half = match &levels {
+                Some(levels) => *levels.as_slice().last().unwrap(),
+                None => (range.hi - zero_point).max(zero_point - range.lo),
+            };
             let affine = Affine {
                 scale: (spec.reach * largest as f32 / half as f32).max(1e-5),
                 zero_point,
                 offset: 0.0,
             };
-            QParams::per_tensor(bits, spec.signed, affine)
+            QParams {
+                levels,
+                ..QParams::per_tensor(bits, spec.signed, affine)
+            }
         });
         let name = format!("act{}", self.network.activations.len());
         self.network.activations.push(Activation {

@@ -111,6 +111,11 @@ impl<'a> Meaning<'a> {
         }
     }
 
+    fn has_levels(&self, node: usize) -> bool {
+        let levels = self.codes[node].as_ref().map(|q| q.levels.is_some());
+        matches!(self.op(node), Op::Activation { .. }) && levels == Some(true)
+    }
+
     /// The node whose real values a step called `name` writes: a layer's, or the addition's that it
     /// is fused into.
     fn real_node(&self, name: &str) -> usize {
@@ -136,6 +141,11 @@ impl<'a> Meaning<'a> {
                 of_steps.push(self.real_node(&names[of_steps.len()]));
             }
             of_steps.push(node);
+            // A layer rounds to whole steps, of which a table then makes levels.
+            if self.has_levels(node) && expected != "requantize" {
+                assert_eq!(names[of_steps.len()], "requantize");
+                of_steps.push(node);
+            }
         }
         assert_eq!(of_steps.len(), names.len(), "{names:?}");
         of_steps
@@ -193,8 +203,14 @@ fn codes(
         let to_tie = (steps - steps.floor() - 0.5).abs();
         let slack = 1e-6 + ROUNDING * value.mass[i] / scale;
         if code != expected {
+            let beside = match &q.levels {
+                None => code.abs_diff(expected) == 1,
+                Some(levels) => [steps.floor(), steps.ceil()]
+                    .map(|n| interpret::level(n, levels.as_slice()))
+                    .contains(&code),
+            };
             assert!(
-                code.abs_diff(expected) == 1 && to_tie <= slack,
+                beside && to_tie <= slack,
                 "{}, value {i}: code {code} instead of {expected}; {steps} steps, {to_tie} from a \
                  tie, slack {slack}, {q:?}",
                 place()

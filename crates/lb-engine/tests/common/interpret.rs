@@ -51,13 +51,24 @@ impl Tensor {
     }
 }
 
-/// Where `x` would lie on the grid of `q`, and the code that it rounds to.
+/// Where `x` would lie on the grid of `q`, and the code that it rounds to, or with a table the level.
 pub fn round(x: f64, q: &QParams) -> (f64, i32) {
     let (a, range) = (q.channel(0), q.range());
     let steps = x / f64::from(a.scale);
+    if let Some(levels) = &q.levels {
+        return (steps, level(steps.round_ties_even(), levels.as_slice()));
+    }
     let code = steps.round_ties_even() + f64::from(a.zero_point);
     let code = code.clamp(f64::from(range.lo), f64::from(range.hi));
     (steps, code as i32)
+}
+
+/// The level nearest to `n`; of two the lower one, which stands first.
+pub fn level(n: f64, levels: &[i32]) -> i32 {
+    let distance = |l: &&i32| (f64::from(**l) - n).abs();
+    *(levels.iter())
+        .min_by(|a, b| distance(a).total_cmp(&distance(b)))
+        .unwrap()
 }
 
 /// The pattern of four thresholds, as it stands in the definition.

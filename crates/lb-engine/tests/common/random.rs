@@ -227,13 +227,17 @@ fn weight() -> impl Strategy<Value = WeightSpec> {
 
 fn act() -> impl Strategy<Value = ActSpec> {
     let zero = prop_oneof![2 => Just(0u8), 1 => any::<u8>()];
-    (bits(), any::<bool>(), zero, 0.3f32..1.3).prop_map(|(bits, signed, zero, reach)| ActSpec {
-        bits,
-        signed,
-        zero,
-        reach,
-        dither: false,
-    })
+    let levels = prop::bool::weighted(0.3);
+    (bits(), any::<bool>(), zero, 0.3f32..1.3, levels).prop_map(
+        |(bits, signed, zero, reach, levels)| ActSpec {
+            levels,
+            bits,
+            signed,
+            zero,
+            reach,
+            dither: false,
+        },
+    )
 }
 
 fn of_image() -> impl Strategy<Value = ActSpec> {

@@ -97,7 +97,7 @@ fn with_levels() -> QuantizedNetwork {
 fn round_trips_and_is_deterministic() {
     let mut dithered = network();
     dithered.activations[0].dither = true;
-    for net in [network(), with_levels(), dithered] {
+    for net in [network(), with_levels(), dithered, with_activation_levels()] {
         let bytes = to_bytes(&net).unwrap();
         assert_eq!(from_bytes(&bytes).unwrap(), net);
         for _ in 0..5 {
@@ -127,12 +127,49 @@ fn the_version_says_whether_there_are_levels_and_dither() {
         e.contains("layer `stem`, levels") && e.contains("code 15"),
         "{e}"
     );
+}
+
+/// `network` with a table of levels at its first activation.
+fn with_activation_levels() -> QuantizedNetwork {
     let mut net = network();
     let q = net.activations[0].qparams.as_mut().unwrap();
+    (q.bits, q.signed) = (BitWidth::new(2).unwrap(), false);
     q.affine[0].zero_point = 0;
     q.levels = Some(Levels::new(vec![0, 1, 4]).unwrap());
-    let e = to_bytes(&net).unwrap_err().to_string();
-    assert!(e.contains("only weights"), "{e}");
+    net
+}
+
+#[test]
+fn levels_of_activations_start_at_zero_and_have_a_version() {
+    let net = with_activation_levels();
+    assert_eq!(version_of(&[], &net.activations), 5);
+    let e = from_bytes(&forged(&net, |h| h.version = 2)).unwrap_err();
+    assert!(e.to_string().contains("version 2"), "{e}");
+    type Change = fn(&mut Activation);
+    let changes: [(Change, &str); 4] = [
+        (|a| a.dither = true, "dithered"),
+        (
+            |a| a.qparams.as_mut().unwrap().affine[0].offset = 0.5,
+            "offset is 0.5",
+        ),
+        (
+            |a| a.qparams.as_mut().unwrap().levels = Some(Levels::new(vec![1, 4]).unwrap()),
+            "the first is 1",
+        ),
+        (
+            |a| a.qparams.as_mut().unwrap().bits = BitWidth::new(1).unwrap(),
+            "2 codes",
+        ),
+    ];
+    for (change, said) in changes {
+        let mut net = net.clone();
+        change(&mut net.activations[0]);
+        let e = to_bytes(&net).unwrap_err().to_string();
+        assert!(e.contains(", levels") && e.contains(said), "{e}");
+    }
+    let held = net.activations[0].qparams.as_ref().unwrap().held();
+    assert_eq!((held.range().lo, held.range().hi), (0, Levels::LARGEST));
+    assert_eq!(held.levels, None);
 }
 
 /// The file of `net` with another header, its checksum made right.
@@ -221,7 +258,7 @@ fn tables_are_used_each_once_and_have_the_right_version() {
 #[test]
 fn every_flipped_byte_is_noticed_or_harmless() {
     // A flip either fails, or (white space, unordered names) leaves the same network.
-    for net in [network(), with_levels()] {
+    for net in [network(), with_levels(), with_activation_levels()] {
         let bytes = to_bytes(&net).unwrap();
         for i in 0..bytes.len() {
             for bit in [1u8, 0x10, 0x80] {

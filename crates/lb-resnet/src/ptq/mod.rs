@@ -33,7 +33,7 @@ pub use assignment::{Assigned, Assignment};
 pub use chain::cached_bytes;
 pub use distill::{DistillConfig, DistillProgress, Distillation, StoredDistillation};
 pub use fold::fold;
-pub use level_set::LevelSet;
+pub use level_set::{ActivationLevels, LevelSet};
 pub use method::Method;
 pub use observe::{Calibration, observe};
 pub use options::{Options, default_residual_bits};

@@ -2,10 +2,11 @@
 
 use std::fmt;
 
+use lb_core::observe::RangeRule;
 use lb_format::BitWidth;
 use serde::{Deserialize, Serialize};
 
-use super::{Assignment, LevelSet, Method, Widths};
+use super::{ActivationLevels, Assignment, LevelSet, Method, Widths};
 use crate::model::{ActRole, ActSite, ConvRole, ConvSite};
 
 /// Everything that decides how a network is quantized.
@@ -29,6 +30,9 @@ pub struct Options {
     /// How the levels of weights are spaced.
     #[serde(default, skip_serializing_if = "LevelSet::is_uniform")]
     pub levels: LevelSet,
+    /// How the levels of activations are spaced.
+    #[serde(default, skip_serializing_if = "ActivationLevels::is_uniform")]
+    pub activation_levels: ActivationLevels,
     /// Widths of single places, which go before all of the above: mixed precision.
     #[serde(default, skip_serializing_if = "Assignment::is_empty")]
     pub assignment: Assignment,
@@ -47,6 +51,7 @@ impl Options {
             bias_correction: false,
             dither: true,
             levels: LevelSet::Uniform,
+            activation_levels: ActivationLevels::Uniform,
             assignment: Assignment::new(),
         }
     }
@@ -56,6 +61,12 @@ impl Options {
     /// # Errors
     /// If not: says what is supported.
     pub fn check_levels(&self) -> Result<(), String> {
+        if !self.activation_levels.is_uniform() && self.method.activation_rule() != RangeRule::Mse {
+            return Err(format!(
+                "--activation-levels {} have the least squared error, and --method {} chooses ranges otherwise: use mse, affine, gptq, brecq or brecq+kl",
+                self.activation_levels, self.method
+            ));
+        }
         let learns = self.method.distills() || self.method.refinement(0).reconstruct.is_some();
         match self.levels {
             LevelSet::Uniform => Ok(()),
@@ -150,8 +161,12 @@ impl fmt::Display for Options {
             f.write_str(", image dithered")?;
         }
         match at_least(self.residual_bits, activations) {
-            stream if stream == activations => Ok(()),
-            stream => write!(f, ", residual stream A{stream}"),
+            stream if stream == activations => {}
+            stream => write!(f, ", residual stream A{stream}")?,
+        }
+        match self.activation_levels {
+            ActivationLevels::Uniform => Ok(()),
+            levels => write!(f, ", activation levels {levels}"),
         }
     }
 }

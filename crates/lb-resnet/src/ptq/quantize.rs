@@ -4,13 +4,13 @@ use burn::module::Param;
 use burn::nn::Linear;
 use burn::nn::conv::Conv2d;
 use burn::tensor::Tensor;
-use lb_core::{CoreError, affine, bias, levels, range, weight};
+use lb_core::{CoreError, activation_levels, affine, bias, levels, range, weight};
 use lb_format::{BitWidth, QParams};
 use lb_nn::{FloatAct, QuantAct, QuantConv2d, QuantLinear, out_in};
 
-use super::{Calibration, Method, Options};
+use super::{ActivationLevels, Calibration, Method, Options};
 use crate::ResnetError;
-use crate::model::{ActSite, ConvSite, FoldedNet, QuantNet, Rewrite};
+use crate::model::{ActRole, ActSite, ConvSite, FoldedNet, QuantNet, Rewrite};
 
 /// Quantizes `net` with the statistics of `calibration`.
 ///
@@ -95,6 +95,12 @@ impl Rewrite<Conv2d, FloatAct, Linear> for Quantize<'_> {
             return Ok(QuantAct::new(act.nonlinearity, None));
         };
         let statistics = self.calibration.of(&site.name)?;
+        if self.options.activation_levels == ActivationLevels::Fitted
+            && site.role != ActRole::Image
+            && let Some(q) = activation_levels::fit(statistics, bits).map_err(at(&site.name))?
+        {
+            return Ok(QuantAct::new(act.nonlinearity, Some(q)));
+        }
         let rule = self.options.method.activation_rule();
         let (lo, hi) = rule.range(statistics, bits).map_err(at(&site.name))?;
         let q = match self.options.method {
