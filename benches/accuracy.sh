@@ -4,7 +4,7 @@
 #   benches/accuracy.sh CHECKPOINT DATA OUT.csv < benches/accuracy/ablation.txt
 #
 # A line of input: widths, edge bits, method, seed, further options of `lb calibrate`, or, for the
-# method `finetune`, of `lb finetune`. Lines that OUT.csv has already are skipped, so an interrupted
+# method `finetune`, of `lb finetune` and, behind ` -- `, of the `lb calibrate` before. Lines that OUT.csv has already are skipped, so an interrupted
 # run goes on. Settings were never chosen on this test set. LB is the binary [target/release/lb], KEEP
 # a folder for packed files and fine-tuning runs [a temporary one].
 set -euo pipefail
@@ -55,8 +55,10 @@ for line in "${lines[@]}"; do
   key="$network,$widths,$edge,$method,$seed,$options,"
   if grep -qF "$key" "$out"; then continue; fi
   # `finetune` goes on from brecq+kl, which is kept for it.
-  calibrated=${method/finetune/brecq+kl} more=$options json=
-  if [ "$method" = finetune ]; then more=; fi
+  calibrated=${method/finetune/brecq+kl} more=$options tuned=${options%%-- *} json=
+  if [ "$method" = finetune ]; then
+    case $options in *'-- '*) more=${options#*-- } ;; *) more= ;; esac
+  fi
   kept=$keep/$network-$widths-$edge-$calibrated-$seed${more//[ \/]/}
   if [ "$method" != finetune ] || ! ls "$kept"/*.lbq >/dev/null 2>&1; then
     rm -rf "$kept"
@@ -73,7 +75,7 @@ for line in "${lines[@]}"; do
     again=
     if [ -e "$run/state.safetensors" ]; then again=--resume; fi
     # shellcheck disable=SC2086
-    json=$(measured "$lb" finetune "$file" --model "$model" --data "$data" --seed "$seed" --run "$run" $again $options)
+    json=$(measured "$lb" finetune "$file" --model "$model" --data "$data" --seed "$seed" --run "$run" $again $tuned)
     file=$run/best.lbq
   fi
   got=$(metrics "$file")

@@ -90,6 +90,7 @@ fn misunderstandings_exit_with_2() {
         ("bench --threads 0", "1..=1024"),
         ("calibrate --method brcq", "lbtorch"),
         ("calibrate --levels powers", "uniform or apot"),
+        ("calibrate --activation-levels apot", "uniform or fitted"),
         ("calibrate --target-size 80", "80kB"),
         ("calibrate --target-drop 101", "percentage points"),
         ("calibrate --target-latency 1kB", "150us"),
@@ -232,6 +233,43 @@ fn additive_powers_of_two_run_in_integers_and_are_named() {
     assert_eq!(o.status.code(), Some(1));
     let e = stderr(&o);
     assert!(e.contains("layer `") && e.contains("--levels apot"), "{e}");
+}
+
+#[test]
+fn activations_on_fitted_levels_run_in_integers_and_are_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = &calibrated(dir.path(), "--bits w2a4 --activation-levels fitted")[0];
+    assert!(file.ends_with("w2a4-e8-gptq-fitted.lbq"), "{file}");
+    let eval = |rest: &str| {
+        let o = lb(dir.path(), &format!("eval {file} --json{rest}"));
+        json_lines(&o).remove(0)
+    };
+    let (integer, simulated) = (eval(""), eval(" --engine sim"));
+    assert_eq!(integer["arithmetic"], "integer");
+    let widths = integer["widths"].as_str().unwrap();
+    assert!(widths.contains("activation levels fitted"), "{widths}");
+    let right = |row: &serde_json::Value| row["metrics"]["correct"].as_i64().unwrap();
+    assert!((right(&integer) - right(&simulated)).abs() <= 2);
+    let o = lb(dir.path(), &format!("inspect {file}"));
+    let said = String::from_utf8_lossy(&o.stdout).into_owned();
+    let levels = |activation: &str| -> String {
+        let named = |l: &&str| l.split('|').nth(1).is_some_and(|n| n.trim() == activation);
+        let line = said.lines().find(named).unwrap();
+        line.split('|').nth(3).unwrap().trim().into()
+    };
+    let inner = levels("blocks.0.act1");
+    assert!(inner.starts_with("0 ") && inner.ends_with(" 127"), "{said}");
+    assert_eq!(inner.split(' ').count(), 16, "{said}");
+    assert_eq!(levels("input"), "uniform", "{said}");
+    for (options, said) in [
+        ("--bits 4 --method minmax", "--method minmax"),
+        ("--target-size 80kB", "target"),
+    ] {
+        let line = format!("calibrate --activation-levels fitted {options}");
+        let o = lb(dir.path(), &line);
+        assert_eq!(o.status.code(), Some(1), "{options}");
+        assert!(stderr(&o).contains(said), "{options}: {}", stderr(&o));
+    }
 }
 
 #[test]

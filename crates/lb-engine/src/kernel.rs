@@ -25,6 +25,7 @@ mod epilogue;
 pub mod isa;
 #[cfg(target_arch = "x86_64")]
 mod lanes;
+pub mod lookup;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 #[cfg(target_arch = "x86_64")]

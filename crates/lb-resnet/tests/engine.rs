@@ -18,7 +18,7 @@ use lb_data::{ImageSet, Split};
 use lb_format::{BitWidth, QuantizedNetwork};
 use lb_resnet::checkpoint::{Checkpoint, normalization};
 use lb_resnet::model::{self, FoldedNet, Shortcut};
-use lb_resnet::ptq::{self, Assigned, Calibration, LevelSet, Options};
+use lb_resnet::ptq::{self, ActivationLevels, Assigned, Calibration, LevelSet, Options};
 use pretrained::{clean, import};
 
 /// The widths that the issue asks for.
@@ -87,6 +87,20 @@ fn random_networks_give_the_same_codes() {
             edge_bits: None,
             ..options("4")
         });
+        // Levels of activations, too.
+        for (bits, edge_bits) in [
+            ("2", Some(BitWidth::EIGHT)),
+            ("3", None),
+            ("4", None),
+            ("w2a4", Some(BitWidth::EIGHT)),
+            ("w8a6", Some(BitWidth::EIGHT)),
+        ] {
+            cases.push(Options {
+                activation_levels: ActivationLevels::Fitted,
+                edge_bits,
+                ..options(bits)
+            });
+        }
         for options in cases {
             let what = format!("resnet8 {shortcut}, {options}");
             let found = compare(&observed.pack(&options), &set, 48);

@@ -56,6 +56,15 @@ token!(
 );
 
 token!(
+    /// AVX-512 F, BW and VBMI, which permutes bytes.
+    Avx512Vbmi,
+    "x86_64",
+    || std::arch::is_x86_feature_detected!("avx512f")
+        && std::arch::is_x86_feature_detected!("avx512bw")
+        && std::arch::is_x86_feature_detected!("avx512vbmi")
+);
+
+token!(
     /// [`Avx512Vnni`] and AMX's 8-bit tiles, which Linux grants on request.
     Amx,
     "x86_64",

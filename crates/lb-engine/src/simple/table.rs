@@ -4,14 +4,35 @@ use lb_format::{Levels, QParams};
 
 use super::recode;
 use crate::conv::{Values, ValuesMut};
+use crate::kernel::lookup::Lookup;
 use crate::kernel::steps::Steps;
 use crate::plane::Plane;
 
-/// The new code of every code, and where they are few, the [`Steps`] that give the same.
+/// The new code of every code, and what gives the same for many codes at once.
 #[derive(Debug)]
 pub struct CodeTable {
     codes: Vec<u16>,
-    steps: Option<Steps>,
+    many: Option<Many>,
+}
+
+#[derive(Debug)]
+enum Many {
+    Lookup(Lookup),
+    Steps(Steps),
+}
+
+impl Many {
+    fn of(codes: &[u16]) -> Option<Self> {
+        let lookup = Lookup::of(codes).map(Self::Lookup);
+        lookup.or_else(|| Steps::of(codes).map(Self::Steps))
+    }
+
+    fn run(&self, x: &[u8], y: &mut [u8]) {
+        match self {
+            Self::Lookup(lookup) => lookup.run(x, y),
+            Self::Steps(steps) => steps.run(x, y),
+        }
+    }
 }
 
 impl CodeTable {
@@ -26,7 +47,7 @@ impl CodeTable {
         };
         let codes: Vec<u16> = (from.range().lo..=from.range().hi).map(code).collect();
         Self {
-            steps: Steps::of(&codes),
+            many: Many::of(&codes),
             codes,
         }
     }
@@ -34,9 +55,9 @@ impl CodeTable {
     /// Codes of one image.
     pub fn run(&self, from: (&Plane, Values), to: (&Plane, ValuesMut)) {
         match (from.1, to.1) {
-            (Values::U8(x), ValuesMut::U8(y)) => match &self.steps {
-                Some(steps) if from.0.stride == to.0.stride => {
-                    rows(from.0, x, to.0, y, |x, y| steps.run(x, y));
+            (Values::U8(x), ValuesMut::U8(y)) => match &self.many {
+                Some(many) if from.0.stride == to.0.stride => {
+                    rows(from.0, x, to.0, y, |x, y| many.run(x, y));
                 }
                 _ => self.rows(from.0, x, to.0, y, usize::from, |c| c as u8),
             },

@@ -165,33 +165,36 @@ fn codes_that_left_their_range_come_back() {
 #[test]
 fn an_activation_learns_its_step() {
     let device = Device::flex();
-    let q = QParams::per_tensor(
-        BitWidth::new(2).unwrap(),
-        false,
-        Affine {
-            scale: 0.1,
+    for (unit, levels) in [(1.0f32, None), (40.0, Some(vec![0, 40, 80, 120]))] {
+        let affine = Affine {
+            scale: 0.1 / unit,
             zero_point: 0,
             offset: 0.0,
-        },
-    );
-    let start = QuantAct::new(Nonlinearity::Relu, Some(q));
-    let x = uniform([4, 4, 8, 8], 4) * 4.0 - 1.0;
-    let dropping = Dropping::default();
-    let mut act = LearnedAct::new(&start, &dropping, 0, 0.1, &device)
-        .set_require_grad(true)
-        .train();
-    assert!(max_difference(act.valid().forward(x.clone()), start.forward(x.clone())) < 1e-6);
-    let mut adam = AdamConfig::new().init();
-    let xa = x.clone().autodiff();
-    for i in 0..200 {
-        dropping.set(0.5, i);
-        let d = act.forward(xa.clone()) - burn::tensor::activation::relu(xa.clone());
-        let grads = GradientsParams::from_grads((d.clone() * d).mean().backward(), &act);
-        act = adam.step(0.1, act, grads);
+        };
+        let mut q = QParams::per_tensor(BitWidth::new(2).unwrap(), false, affine);
+        q.levels = levels.map(|l| Levels::new(l).unwrap());
+        let start = QuantAct::new(Nonlinearity::Relu, Some(q.clone()));
+        let x = uniform([4, 4, 8, 8], 4) * 4.0 - 1.0;
+        let dropping = Dropping::default();
+        let mut act = LearnedAct::new(&start, &dropping, 0, 0.1, &device)
+            .set_require_grad(true)
+            .train();
+        let (before, expected) = (act.valid().forward(x.clone()), start.forward(x.clone()));
+        assert!(max_difference(before, expected) < 1e-6);
+        let mut adam = AdamConfig::new().init();
+        let xa = x.clone().autodiff();
+        for i in 0..200 {
+            dropping.set(0.5, i);
+            let d = act.forward(xa.clone()) - burn::tensor::activation::relu(xa.clone());
+            let grads = GradientsParams::from_grads((d.clone() * d).mean().backward(), &act);
+            act = adam.step(0.1, act, grads);
+        }
+        let learned = act.valid().finish().unwrap().qparams.unwrap();
+        assert_eq!(learned.levels, q.levels);
+        // The best step for values spread over 0..3 puts the last code near 3.
+        let step = learned.affine[0].scale * unit;
+        assert!((0.7..1.1).contains(&step), "{step}");
     }
-    let scale = act.valid().finish().unwrap().qparams.unwrap().affine[0].scale;
-    // The best step for values spread over 0..3 puts the last code near 3.
-    assert!((0.7..1.1).contains(&scale), "{scale}");
 }
 
 #[test]

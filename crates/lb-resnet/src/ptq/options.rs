@@ -286,6 +286,28 @@ mod tests {
     }
 
     #[test]
+    fn levels_of_activations_are_named_and_refused_beside_other_ranges() {
+        let mut o = Options::new("4".parse().unwrap());
+        assert!(!serde_json::to_string(&o).unwrap().contains("levels"));
+        o.activation_levels = ActivationLevels::Fitted;
+        let words = "W4A4, edge layers W8A8, activation levels fitted";
+        assert_eq!(o.to_string(), words);
+        let json = serde_json::to_string(&o).unwrap();
+        assert_eq!(serde_json::from_str::<Options>(&json).unwrap(), o);
+        for method in Method::ALL {
+            let o = Options {
+                method,
+                ..o.clone()
+            };
+            let refused = method.activation_rule() != RangeRule::Mse;
+            match o.check_levels() {
+                Ok(()) => assert!(!refused, "{method}"),
+                Err(e) => assert!(refused && e.contains(method.name()), "{method}: {e}"),
+            }
+        }
+    }
+
+    #[test]
     fn an_assigned_width_goes_before_all_others() {
         let mut o = Options::new("2".parse().unwrap());
         let assigned = |bits| crate::ptq::Assigned {

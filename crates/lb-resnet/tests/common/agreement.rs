@@ -14,7 +14,7 @@ use std::sync::Arc;
 use burn::tensor::{Device, Tensor, TensorData};
 use lb_data::ImageSet;
 use lb_engine::{Plan, Session, SessionOptions};
-use lb_format::{Activation, Affine, CodeRange, QuantizedNetwork};
+use lb_format::{Activation, Affine, CodeRange, Levels, QuantizedNetwork};
 use lb_resnet::batch::{images, spans};
 use lb_resnet::checkpoint::normalization;
 use lb_resnet::eval::top1;
@@ -38,6 +38,8 @@ pub struct Place {
     relu: bool,
     affine: Affine,
     range: CodeRange,
+    /// The codes that there are, unless all of them.
+    levels: Option<Levels>,
 }
 
 /// Codes that were compared.
@@ -120,28 +122,35 @@ pub fn compare(packed: &QuantizedNetwork, set: &ImageSet, alone: usize) -> Agree
 /// Of every operation of the plan, which of the activations that make codes it ends in.
 fn steps(plan: &Plan, packed: &QuantizedNetwork) -> Vec<Option<usize>> {
     let makes_codes = |a: &&Activation| a.qparams.is_some();
-    let names: Vec<&str> = (packed.activations.iter().filter(makes_codes))
-        .map(|a| a.name.as_str())
-        .collect();
-    // Block inputs of another width, in order.
-    let mut requantized = names.iter().filter(|n| n.ends_with(".input"));
+    let acts: Vec<&Activation> = packed.activations.iter().filter(makes_codes).collect();
+    let has_levels = |place: usize| acts[place].qparams.as_ref().unwrap().levels.is_some();
+    let mut steps: Vec<Option<usize>> = Vec::new();
     let mut next = 0;
-    let layers = plan.layers();
-    let steps = layers.iter().map(|l| {
+    for l in plan.layers() {
         let name = match l.name.as_str() {
             "image" => "input".to_string(),
             "average pool" => "pooled".to_string(),
             "stem" => "stem_act".to_string(),
-            "requantize" => requantized.next()?.to_string(),
+            "requantize" => match steps.last().copied().flatten() {
+                // Whole steps, of which this makes levels.
+                Some(place) if has_levels(place) && !acts[place].name.ends_with(".input") => {
+                    *steps.last_mut().unwrap() = None;
+                    steps.push(Some(place));
+                    continue;
+                }
+                // Block inputs of another width, in order.
+                _ => acts[next].name.clone(),
+            },
             name => name.replace(".conv", ".act"),
         };
-        let place = names.iter().position(|n| *n == name)?;
-        assert_eq!(place, next, "{name}: activations come in order");
-        next += 1;
-        Some(place)
-    });
-    let steps: Vec<_> = steps.collect();
-    assert_eq!(next, names.len(), "every activation is an operation's");
+        let place = acts.iter().position(|a| a.name == name);
+        if let Some(place) = place {
+            assert_eq!(place, next, "{name}: activations come in order");
+            next += 1;
+        }
+        steps.push(place);
+    }
+    assert_eq!(next, acts.len(), "every activation is an operation's");
     steps
 }
 
@@ -228,21 +237,30 @@ impl Agreement {
 impl Place {
     fn new(a: &Activation) -> Option<Self> {
         let q = a.qparams.as_ref()?;
+        let held = q.held();
         Some(Self {
             activation: a.name.clone(),
             alone: Count::default(),
             from_tie: 0.0,
             free: Count::default(),
             relu: a.relu,
-            affine: q.channel(0),
-            range: q.range(),
+            affine: held.channel(0),
+            range: held.range(),
+            levels: q.levels.clone(),
         })
     }
 
     /// Codes between the simulation's, which stands for `real`, and the engine's.
     fn apart(&self, real: f32, code: f32) -> u32 {
         let simulated = self.affine.quantize(real, self.range) - self.range.lo;
-        simulated.abs_diff(code as i32)
+        match &self.levels {
+            None => simulated.abs_diff(code as i32),
+            Some(levels) => {
+                let at = |level: i32| levels.as_slice().binary_search(&level);
+                let at = |level: i32| at(level).expect("both are on the levels");
+                at(simulated).abs_diff(at(code as i32)) as u32
+            }
+        }
     }
 
     fn add_alone(&mut self, given: &[f32], made: &[f32], codes: &[f32]) {
