@@ -263,6 +263,7 @@ fn activations_on_fitted_levels_run_in_integers_and_are_named() {
     assert_eq!(levels("input"), "uniform", "{said}");
     for (options, said) in [
         ("--bits 4 --method minmax", "--method minmax"),
+        ("--bits 4,8", "2 to 6 bits, not 8"),
         ("--target-size 80kB", "target"),
     ] {
         let line = format!("calibrate --activation-levels fitted {options}");

@@ -23,7 +23,8 @@ use lb_format::{Affine, Levels, QParams};
 #[cfg(feature = "flex")]
 use crate::host::{self, OnHost};
 
-/// Codes of `x`, as floats.
+/// Codes of `x`, as floats. With a table of levels those of a weight; an activation is rounded to whole steps first
+/// ([`activation_levels`](crate::activation_levels)).
 ///
 /// # Shapes
 /// `x`: any; per-channel parameters run along axis 0. Output: as `x`.

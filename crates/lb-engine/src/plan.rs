@@ -416,7 +416,8 @@ fn held(fused: &[Fused], values: &[Value]) -> (u64, u64) {
             }
             Fused::Table { input, .. } => {
                 let codes = values[*input].params.as_ref();
-                repeated += codes.map_or(0, |q| 2 * u64::from(q.bits.levels()));
+                // Two bytes a code, and a byte each of 256 again.
+                repeated += codes.map_or(0, |q| 2 * u64::from(q.bits.levels()) + 256);
             }
             _ => {}
         }

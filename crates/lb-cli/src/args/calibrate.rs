@@ -20,8 +20,8 @@ pub struct CalibrateArgs {
     #[command(flatten)]
     pub device: DeviceArgs,
     /// Widths: 1 to 8 or 16; weights and activations apart as in w2a4. For a target, those that
-    /// each layer and each activation may take [default: 2,4,8,16; 2,4 with --levels apot; for a
-    /// target 2,3,4,6,8]
+    /// each layer and each activation may take [default: 2,4,8,16; 2,4 with --levels apot or
+    /// --activation-levels fitted; for a target 2,3,4,6,8]
     #[arg(long, value_delimiter = ',')]
     pub bits: Vec<Widths>,
     /// Largest packed file, e.g. 80kB: widths for every layer that lose least within it
@@ -110,7 +110,7 @@ impl CalibrateArgs {
     pub fn widths(&self) -> Vec<Widths> {
         let default = match self.has_targets() {
             true => [2, 3, 4, 6, 8].as_slice(),
-            false if !self.levels.is_uniform() => &[2, 4],
+            false if !self.levels.is_uniform() || !self.activation_levels.is_uniform() => &[2, 4],
             false => &[2, 4, 8, 16],
         };
         match self.bits.as_slice() {

@@ -9,9 +9,10 @@ use crate::observe::{Histogram, RangeRule, Statistics};
 /// `None` if equidistant levels are as good, or values are negative or all zero, or the width has no
 /// tables (1 bit, whose two levels have one distance only, or more than 6).
 ///
-/// The best levels are found, not searched for: by dynamic programming over the bins, as in Wang and Song
+/// The best real levels are found, not searched for: by dynamic programming over the bins, as in Wang and Song
 /// 2011 (Ckmeans.1d.dp, *The R Journal* 3/2), but with a level that stays at 0. Then they are rounded to
-/// whole steps of a scale whose [`Levels::LARGEST`] is the last level.
+/// whole steps of a scale whose [`Levels::LARGEST`] is the last level, which is no longer the best for
+/// whole steps, and for values with few far outliers not good.
 ///
 /// # Errors
 /// If nothing was observed, or NaN or infinity was.
@@ -24,8 +25,13 @@ pub fn fit(stats: &Statistics, bits: BitWidth) -> Result<Option<QParams>, CoreEr
     let count = 1usize << bits.get();
     let step = f64::from(hi) / (count - 1) as f64;
     let equidistant: Vec<f64> = (0..count).map(|i| i as f64 * step).collect();
+    let uniform = values.error(&equidistant, &midpoints(&equidistant));
     let found = on_whole_steps(&values.best(count), bits);
-    Ok(found.filter(|q| values.error(&real(q)) < values.error(&equidistant)))
+    Ok(found.filter(|q| values.error_of(q) < uniform))
+}
+
+fn midpoints(levels: &[f64]) -> Vec<f64> {
+    levels.windows(2).map(|p| (p[0] + p[1]) / 2.0).collect()
 }
 
 /// Parameters with these levels; `None` if they have no scale.
@@ -47,13 +53,6 @@ fn on_whole_steps(levels: &[f64], bits: BitWidth) -> Option<QParams> {
     let mut q = QParams::per_tensor(bits, false, affine);
     q.levels = Levels::new(whole).ok();
     (q.levels.is_some() && q.channel(0).scale.is_normal()).then_some(q)
-}
-
-/// The values that `q` can take.
-fn real(q: &QParams) -> Vec<f64> {
-    let levels = q.levels.as_ref().map_or(&[][..], Levels::as_slice);
-    let scale = f64::from(q.channel(0).scale);
-    levels.iter().map(|l| f64::from(*l) * scale).collect()
 }
 
 /// The bins of a histogram of positive values, ascending, and sums up to each.
@@ -136,12 +135,11 @@ impl Values {
         }
     }
 
-    /// Sum of squared distances to the nearest level.
-    fn error(&self, levels: &[f64]) -> f64 {
-        let ends = levels.windows(2).map(|p| {
-            let boundary = (p[0] + p[1]) / 2.0;
-            self.value.partition_point(|x| *x <= boundary)
-        });
+    /// Sum of squared distances to the levels, of which each has the values up to a boundary.
+    fn error(&self, levels: &[f64], boundaries: &[f64]) -> f64 {
+        let ends = boundaries
+            .iter()
+            .map(|b| self.value.partition_point(|x| x <= b));
         let mut from = 0;
         (ends.chain([self.value.len()]).zip(levels))
             .map(|(to, l)| {
@@ -150,6 +148,16 @@ impl Values {
                 squares - 2.0 * l * sum + l * l * count
             })
             .sum()
+    }
+
+    /// Of a table as it rounds: values to whole steps, then those to levels, of two the lower one.
+    fn error_of(&self, q: &QParams) -> f64 {
+        let whole = q.levels.as_ref().map_or(&[][..], Levels::as_slice);
+        let scale = f64::from(q.channel(0).scale);
+        let levels: Vec<f64> = whole.iter().map(|l| f64::from(*l) * scale).collect();
+        let last_below = |p: &[i32]| f64::from((p[0] + p[1]) / 2) + 0.5;
+        let boundaries = whole.windows(2).map(|p| last_below(p) * scale);
+        self.error(&levels, &boundaries.collect::<Vec<_>>())
     }
 }
 
@@ -209,30 +217,69 @@ mod tests {
         assert_eq!(q.levels.unwrap().as_slice(), [0, 1, 10, 127]);
     }
 
-    /// All ways to share twelve values among four levels.
+    /// The least error of a plain search, without what [`Values::split`] leaves out.
+    fn plainly(values: &Values, count: usize) -> f64 {
+        let bins = values.value.len();
+        let mut least: Vec<f64> = values.before.iter().map(|b| b[2]).collect();
+        for _ in 1..count {
+            let before = &least;
+            let of = |to: usize| {
+                let errors = (0..=to).map(|from| before[from] + values.spread(from, to));
+                errors.fold(f64::INFINITY, f64::min)
+            };
+            least = (0..=bins).map(of).collect();
+        }
+        least[bins]
+    }
+
     #[test]
     fn no_other_levels_are_better() {
-        let values: Vec<f32> = (1..=12).map(|i| (i * i * i % 31) as f32 * 0.25).collect();
-        let mut histogram = Histogram::default();
-        histogram.add(&values, 8.0);
-        let values = Values::of(&histogram);
-        let bins = values.value.len();
-        let mean = |from, to| {
-            let [count, sum, _] = values.cell(from, to);
-            if count > 0.0 { sum / count } else { 0.0 }
+        let mut state = 1u64;
+        let mut draw = |n: u64| {
+            state = state
+                .wrapping_mul(6364136223846793005)
+                .wrapping_add(1442695040888963407);
+            (state >> 33) % n
         };
-        let mut least = f64::INFINITY;
-        for a in 0..=bins {
-            for b in a..=bins {
-                for c in b..=bins {
-                    let mut levels = vec![0.0, mean(a, b), mean(b, c), mean(c, bins)];
-                    levels.sort_by(f64::total_cmp);
-                    least = least.min(values.error(&levels));
-                }
+        for case in 0..60 {
+            let mut histogram = Histogram::default();
+            for _ in 0..=draw(60) {
+                let value = draw(4096) as f32 / 512.0;
+                // Few of some, many of others.
+                let times = if draw(4) == 0 {
+                    draw(3000)
+                } else {
+                    1 + draw(3)
+                };
+                histogram.add(&vec![value; times as usize], 8.0);
+            }
+            let values = Values::of(&histogram);
+            for count in [2, 4, 16, 64] {
+                let levels = values.best(count);
+                assert!(levels[0] == 0.0 && levels.is_sorted() && levels.len() <= count);
+                let found = values.error(&levels, &midpoints(&levels));
+                let least = plainly(&values, count);
+                assert!(
+                    (found - least).abs() <= 1e-6 * (1.0 + least),
+                    "{case}: {found} {least}"
+                );
             }
         }
-        let found = values.error(&values.best(4));
-        assert!((found - least).abs() < 1e-9, "{found} {least}");
+    }
+
+    #[test]
+    fn the_error_is_the_one_that_rounding_makes() {
+        let x = activations();
+        let stats = observed(&x);
+        for b in [2, 4, 6] {
+            let q = fit(&stats, bits(b)).unwrap().unwrap();
+            let n = x.shape().num_elements() as f64;
+            let expected = Values::of(stats.histogram()).error_of(&q) / n;
+            let measured = f64::from(error(&x, fake_quantize(x.clone(), &q)));
+            // Bins are as wide as some thousandth of the range.
+            let close = (expected / measured - 1.0).abs() < 0.05;
+            assert!(close, "{b} bits: {expected} and {measured}");
+        }
     }
 
     #[test]

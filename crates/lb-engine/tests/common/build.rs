@@ -353,7 +353,7 @@ impl Builder {
 }
 
 /// A small residual network with everything that engines distinguish: several widths, both
-/// shortcuts, max pooling, offsets, zero points, a table of levels, dither.
+/// shortcuts, max pooling, offsets, zero points, tables of levels, dither.
 pub fn small(seed: u64) -> QuantizedNetwork {
     let mut b = Builder::new(9, 8, seed);
     let x = b.input(ActSpec {
@@ -369,9 +369,13 @@ pub fn small(seed: u64) -> QuantizedNetwork {
         signed: false,
         ..WeightSpec::plain(4)
     };
-    let narrow = b.activation(x, false, Some(ActSpec::plain(4)));
+    let on_levels = ActSpec {
+        levels: true,
+        ..ActSpec::plain(4)
+    };
+    let narrow = b.activation(x, false, Some(on_levels));
     let y = b.conv(narrow, ConvSpec::same(9, 3, 2, affine));
-    let y = b.activation(y, true, Some(ActSpec::plain(4)));
+    let y = b.activation(y, true, Some(on_levels));
     let table = WeightSpec {
         offset: Offset::Any,
         levels: true,

@@ -65,6 +65,8 @@ pub fn round(x: f64, q: &QParams) -> (f64, i32) {
 
 /// The level nearest to `n`; of two the lower one, which stands first.
 pub fn level(n: f64, levels: &[i32]) -> i32 {
+    // Of huge numbers the distances would all be one.
+    let n = n.clamp(f64::from(levels[0]), f64::from(levels[levels.len() - 1]));
     let distance = |l: &&i32| (f64::from(**l) - n).abs();
     *(levels.iter())
         .min_by(|a, b| distance(a).total_cmp(&distance(b)))

@@ -61,12 +61,7 @@ impl Options {
     /// # Errors
     /// If not: says what is supported.
     pub fn check_levels(&self) -> Result<(), String> {
-        if !self.activation_levels.is_uniform() && self.method.activation_rule() != RangeRule::Mse {
-            return Err(format!(
-                "--activation-levels {} have the least squared error, and --method {} chooses ranges otherwise: use mse, affine, gptq, brecq or brecq+kl",
-                self.activation_levels, self.method
-            ));
-        }
+        self.check_activation_levels()?;
         let learns = self.method.distills() || self.method.refinement(0).reconstruct.is_some();
         match self.levels {
             LevelSet::Uniform => Ok(()),
@@ -81,6 +76,28 @@ impl Options {
                     self.widths.weights
                 )),
             },
+        }
+    }
+
+    fn check_activation_levels(&self) -> Result<(), String> {
+        let (levels, bits) = (self.activation_levels, self.widths.activations);
+        if levels.is_uniform() {
+            Ok(())
+        } else if self.method.activation_rule() != RangeRule::Mse {
+            Err(format!(
+                "--activation-levels {levels} have the least squared error, and --method {} chooses ranges otherwise: use mse, affine, gptq, brecq or brecq+kl",
+                self.method
+            ))
+        } else if !(2..=6).contains(&bits.get()) {
+            Err(format!(
+                "--activation-levels {levels} is for activations of 2 to 6 bits, not {bits}: one bit has two levels only, and wider ones have too many to be small integers"
+            ))
+        } else if !self.assignment.is_empty() {
+            Err(format!(
+                "--activation-levels {levels} is not supported with mixed widths"
+            ))
+        } else {
+            Ok(())
         }
     }
 
@@ -304,6 +321,11 @@ mod tests {
                 Ok(()) => assert!(!refused, "{method}"),
                 Err(e) => assert!(refused && e.contains(method.name()), "{method}: {e}"),
             }
+        }
+        for bits in ["1", "w4a1", "w2a8", "16"] {
+            o.widths = bits.parse().unwrap();
+            let e = o.check_levels().unwrap_err();
+            assert!(e.contains("2 to 6 bits"), "{bits}: {e}");
         }
     }
 
