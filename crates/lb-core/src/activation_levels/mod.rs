@@ -5,8 +5,8 @@
 //! n = round_half_even(clamp(x / s, 0, last))        x̂ = s · level nearest to n
 //! ```
 //!
-//! Most activations behind a ReLU are small: levels that lie densest there have two decibels less error at
-//! 4 bits than as many equidistant ones (Lloyd 1982, *IEEE Trans. Inf. Theory* 28; Max 1960).
+//! Most activations behind a ReLU are small: levels that lie densest there have less error than as many
+//! equidistant ones (Lloyd 1982, *IEEE Trans. Inf. Theory* 28; Max 1960, *IRE Trans. Inf. Theory* 6).
 
 mod fit;
 

@@ -18,6 +18,16 @@ fn burns(layer: &ConvBn, x: Tensor<4>, relu: bool) -> Tensor<4> {
     }
 }
 
+/// As wide as its input at stride 1.
+fn config(channels: [usize; 2], kernel: usize, stride: usize) -> ConvBnConfig {
+    ConvBnConfig {
+        channels,
+        kernel,
+        stride,
+        padding: kernel / 2,
+    }
+}
+
 /// As after some training: scales of either sign and none, and shifts.
 fn trained(config: ConvBnConfig, device: &Device) -> ConvBn {
     let [_, c] = config.channels;
@@ -46,12 +56,7 @@ fn values_gradients_and_statistics_are_those_of_burn() {
         (true, 3, 2, 4),
         (false, 1, 2, 4),
     ] {
-        let config = ConvBnConfig {
-            channels: [c_in, 5],
-            kernel,
-            stride,
-            padding: kernel / 2,
-        };
+        let config = config([c_in, 5], kernel, stride);
         let layer = trained(config, &device);
         let (ours, other) = (layer.clone().fork(&device), layer.fork(&device));
         for step in 0..3 {
@@ -106,12 +111,7 @@ fn values_gradients_and_statistics_are_those_of_burn() {
 #[test]
 fn what_does_not_learn_is_left_alone() {
     let device = Device::flex().autodiff();
-    let config = ConvBnConfig {
-        channels: [3, 5],
-        kernel: 3,
-        stride: 1,
-        padding: 1,
-    };
+    let config = config([3, 5], 3, 1);
     let normal = Distribution::Normal(0.0, 1.0);
     let x = Tensor::<4>::random([9, 3, 8, 8], normal, &device);
     let whole = trained(config, &device);
@@ -136,12 +136,7 @@ fn what_does_not_learn_is_left_alone() {
 #[should_panic(expected = "cannot pass in pieces")]
 fn a_convolution_that_would_be_normalized_by_the_piece_is_refused() {
     let device = Device::flex().autodiff();
-    let config = ConvBnConfig {
-        channels: [2, 2],
-        kernel: 1,
-        stride: 1,
-        padding: 0,
-    };
+    let config = config([2, 2], 1, 1);
     let mut layer = config.init(&device);
     layer.conv.dilation = [2, 2];
     let x = Tensor::<4>::zeros([2, 2, 4, 4], &device);
@@ -151,12 +146,7 @@ fn a_convolution_that_would_be_normalized_by_the_piece_is_refused() {
 #[test]
 fn a_large_mean_does_not_swallow_the_variance() {
     let device = Device::flex().autodiff();
-    let config = ConvBnConfig {
-        channels: [1, 1],
-        kernel: 1,
-        stride: 1,
-        padding: 0,
-    };
+    let config = config([1, 1], 1, 1);
     let mut layer = config.init(&device);
     layer.conv.weight = layer.conv.weight.map(|w| w.ones_like());
     let normal = Distribution::Normal(1e3, 1.0);
@@ -169,12 +159,7 @@ fn a_large_mean_does_not_swallow_the_variance() {
 #[test]
 fn what_is_not_a_number_is_not_hidden() {
     let device = Device::flex().autodiff();
-    let config = ConvBnConfig {
-        channels: [1, 1],
-        kernel: 1,
-        stride: 1,
-        padding: 0,
-    };
+    let config = config([1, 1], 1, 1);
     let x = Tensor::<4>::from_data([[[[f32::NAN, -1.0, 0.0]]]], &device);
     let y = config.init(&device).normalized(x, true);
     let y: Vec<f32> = y.inner().try_into_vec_as().unwrap();
