@@ -41,10 +41,10 @@ impl LearnedBias {
 /// A [`QuantConv2d`] that learns.
 #[derive(Module, Debug)]
 pub struct LearnedConv2d {
-    weight: LearnedWeight<4>,
-    bias: LearnedBias,
+    pub(super) weight: LearnedWeight<4>,
+    pub(super) bias: LearnedBias,
     #[module(skip)]
-    geometry: Geometry,
+    pub(super) geometry: Geometry,
 }
 
 impl LearnedConv2d {

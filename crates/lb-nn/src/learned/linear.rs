@@ -14,8 +14,8 @@ use crate::{QuantLinear, out_in};
 /// A [`QuantLinear`] that learns.
 #[derive(Module, Debug)]
 pub struct LearnedLinear {
-    weight: LearnedWeight<2>,
-    bias: LearnedBias,
+    pub(super) weight: LearnedWeight<2>,
+    pub(super) bias: LearnedBias,
 }
 
 impl LearnedLinear {

@@ -16,6 +16,7 @@
 
 mod act;
 mod conv2d;
+mod evaluated;
 mod linear;
 mod weight;
 
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 
 pub use act::{Dropping, LearnedAct};
 pub use conv2d::LearnedConv2d;
+pub use evaluated::{EvaluatedConv2d, EvaluatedLinear, Origin};
 pub use linear::LearnedLinear;
 pub use weight::Rounding;
 

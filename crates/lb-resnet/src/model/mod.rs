@@ -10,7 +10,9 @@ mod unit;
 
 pub use arch::{Arch, Shortcut, UnknownArch};
 pub use block::Block;
-pub use resnet::{FloatNet, FoldedNet, LearnedNet, ObservedNet, QuantNet, ResNet, Rewritten};
+pub use resnet::{
+    EvaluatedNet, FloatNet, FoldedNet, LearnedNet, ObservedNet, QuantNet, ResNet, Rewritten,
+};
 pub use site::{ActRole, ActSite, ConvRole, ConvSite, Rewrite};
 pub use trace::{Seen, Trace};
 pub use unit::{BlockUnit, HeadUnit, StemUnit, Unit};

@@ -5,7 +5,7 @@ use burn::nn::conv::Conv2d;
 use burn::nn::{Linear, LinearConfig};
 use burn::tensor::{Device, Tensor};
 use lb_nn::layer::{Act, Conv, Dense};
-use lb_nn::learned::{LearnedAct, LearnedConv2d, LearnedLinear};
+use lb_nn::learned::{EvaluatedConv2d, EvaluatedLinear, LearnedAct, LearnedConv2d, LearnedLinear};
 use lb_nn::{
     ConvBn, ConvBnConfig, FloatAct, Nonlinearity, ObservedAct, QuantAct, QuantConv2d, QuantLinear,
 };
@@ -44,6 +44,8 @@ pub type QuantNet = ResNet<QuantConv2d, QuantAct, QuantLinear>;
 
 /// Quantized, learning its codes, scales and biases.
 pub type LearnedNet = ResNet<LearnedConv2d, LearnedAct, LearnedLinear>;
+/// It, with weights and biases evaluated for one step.
+pub type EvaluatedNet = ResNet<EvaluatedConv2d, LearnedAct, EvaluatedLinear>;
 
 /// What `R` makes of a `ResNet<C, A, L>`.
 pub type Rewritten<R, C, A, L> = ResNet<

@@ -25,12 +25,13 @@ use lb_nn::conv2d::in_bf16;
 use lb_nn::learned::{Dropping, Learning, Rounding};
 use serde::{Deserialize, Serialize};
 
+use super::evaluate::evaluate;
 use super::learn::{confine, finish, learn};
 use super::mixup::mixup;
 use crate::ResnetError;
 use crate::batch::{Epochs, NormalizedBatcher, spans};
 use crate::lanes::{self, Lanes};
-use crate::model::{FoldedNet, LearnedNet, QuantNet, Seen};
+use crate::model::{EvaluatedNet, FoldedNet, LearnedNet, QuantNet, Seen};
 
 /// How a network is tuned.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -287,7 +288,8 @@ impl<'a> Distillation<'a> {
 
     /// One step of gradient descent.
     fn descend(&mut self, images: Tensor<4>) -> Result<(), ResnetError> {
-        let parts = self.parts(images);
+        let (net, origins) = evaluate(self.student.clone());
+        let parts = self.parts(&net, images);
         let config = self.config;
         let passed = match &self.lanes {
             Some(lanes) => lanes.map(parts, |part| in_bf16(config.bf16, || part.pass(config))),
@@ -297,7 +299,7 @@ impl<'a> Distillation<'a> {
         let mut sum = 0.0;
         let mut gradients = GradientsAccumulator::new();
         for (part, loss) in passed {
-            gradients.accumulate(&self.student, part);
+            gradients.accumulate(&net, part);
             if read {
                 let loss = loss.try_into_scalar::<f32>();
                 sum += f64::from(loss.map_err(|e| ResnetError::Device(e.to_string()))?);
@@ -312,22 +314,23 @@ impl<'a> Distillation<'a> {
                 )));
             }
         }
+        let gradients = origins.backward(&self.student, gradients.grads());
         let rate = self.config.rate(self.step);
-        self.student = (self.adam).step(rate, self.student.clone(), gradients.grads());
+        self.student = (self.adam).step(rate, self.student.clone(), gradients);
         confine(&mut self.student);
         self.step += 1;
         Ok(())
     }
 
     /// What passes at once: [`PART`] images on the CPU, elsewhere all.
-    fn parts(&self, images: Tensor<4>) -> Vec<Part> {
+    fn parts(&self, net: &EvaluatedNet, images: Tensor<4>) -> Vec<Part> {
         let n = images.dims()[0];
         let size = if self.lanes.is_some() { PART } else { n };
         let part = |(from, size): (usize, usize)| Part {
             // Graphs that shared parameters would wait for each other.
             student: match size == n {
-                true => self.student.clone(),
-                false => self.student.clone().fork(self.device),
+                true => net.clone(),
+                false => net.clone().fork(self.device),
             },
             teacher: self.teacher.clone(),
             images: images.clone().narrow(0, from, size),
@@ -347,7 +350,7 @@ impl<'a> Distillation<'a> {
 
 /// Part of a batch, and networks of its own.
 struct Part {
-    student: LearnedNet,
+    student: EvaluatedNet,
     teacher: FoldedNet,
     images: Tensor<4>,
     /// Of the batch, in 0..=1.

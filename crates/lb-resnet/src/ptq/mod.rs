@@ -14,6 +14,7 @@ mod chain;
 mod compensate;
 mod correct;
 mod distill;
+mod evaluate;
 mod fold;
 mod learn;
 mod level_set;
