@@ -2,13 +2,18 @@
 
 use std::sync::Arc;
 
-use burn::tensor::Device;
+use burn::module::{Module, ModuleVisitor, Param};
+use burn::optim::GradientsParams;
+use burn::tensor::{Device, Tensor};
 use lb_data::{AugmentConfig, ImageSet, Normalization};
 use lb_format::NetworkInfo;
-use lb_nn::learned::Rounding;
+use lb_nn::learned::{Dropping, Learning, Rounding};
 
+use super::evaluate::evaluate;
+use super::learn::learn;
 use super::*;
 use crate::ResnetError;
+use crate::batch::images;
 use crate::checkpoint::normalization;
 use crate::divergence::{Divergence, Reference};
 use crate::model::{Arch, FoldedNet, QuantNet, Shortcut};
@@ -324,4 +329,57 @@ fn networks_with_layers_in_float_are_refused_by_name() {
         error.contains("shortcut") && error.contains("float"),
         "{error}"
     );
+}
+
+/// Every parameter's gradient.
+struct Values<'a> {
+    gradients: &'a mut GradientsParams,
+    all: Vec<Vec<f32>>,
+}
+
+impl ModuleVisitor for Values<'_> {
+    fn visit_float<const D: usize>(&mut self, param: &Param<Tensor<D>>) {
+        let gradient = self.gradients.remove::<D>(param.id);
+        let values = gradient.map(|g| g.try_into_vec_as::<f32>().unwrap());
+        self.all.push(values.unwrap_or_default());
+    }
+}
+
+#[test]
+fn gradients_through_evaluated_weights_are_those_of_the_learning_network() {
+    let case = case("2", Shortcut::B);
+    let learning = Learning {
+        rounding: Rounding::Straight,
+        relative_rate: 0.1,
+    };
+    let dropping = Dropping::default();
+    let net = learn(&case.start, &case.folded, learning, &dropping, &case.device).unwrap();
+    let net = net.set_require_grad(true).train();
+    let x = images(&case.set, 0, 8, &case.normalization, &case.device).autodiff();
+    let loss = |logits: Tensor<2>| (logits.clone() * logits).sum();
+
+    let direct = loss(net.forward(x.clone())).backward();
+    let mut direct = GradientsParams::from_grads(direct, &net);
+    let (evaluated, origins) = evaluate(net.clone());
+    let gradients = loss(evaluated.forward(x)).backward();
+    let gradients = GradientsParams::from_grads(gradients, &evaluated);
+    let mut gradients = origins.backward(&net, gradients);
+
+    let [direct, through] = [&mut direct, &mut gradients].map(|gradients| {
+        let mut values = Values {
+            gradients,
+            all: Vec::new(),
+        };
+        net.visit(&mut values);
+        values.all
+    });
+    let learned = direct.iter().filter(|g| g.iter().any(|&v| v != 0.0));
+    assert!(learned.count() > 30, "parameters that learn");
+    for (i, (a, b)) in direct.iter().zip(&through).enumerate() {
+        let most = a.iter().fold(0f32, |most, v| most.max(v.abs()));
+        assert_eq!(a.len(), b.len(), "parameter {i}");
+        for (a, b) in a.iter().zip(b) {
+            assert!((a - b).abs() <= 1e-5 * most, "parameter {i}: {a} {b}");
+        }
+    }
 }
