@@ -274,7 +274,7 @@ fn activations_on_fitted_levels_run_in_integers_and_are_named() {
 }
 
 #[test]
-fn an_image_of_few_bits_is_dithered_unless_told_otherwise() {
+fn an_image_of_few_bits_is_diffused_unless_told_otherwise() {
     let dir = tempfile::tempdir().unwrap();
     let of = |options: &str, name: &str| {
         let file = &calibrated(dir.path(), &format!("--bits 2 --edge-bits same{options}"))[0];
@@ -285,14 +285,20 @@ fn an_image_of_few_bits_is_dithered_unless_told_otherwise() {
         let inspected = lb(dir.path(), &format!("inspect {file}"));
         let table = String::from_utf8_lossy(&inspected.stdout).into_owned();
         let image = table.lines().find(|l| l.starts_with("| input ")).unwrap();
-        let dithered = image.contains("| 2, dithered |");
         let widths = integer["widths"].as_str().unwrap();
-        assert_eq!(widths.contains("image dithered"), dithered, "{widths}");
-        dithered
+        let found = ["diffused", "dithered"].into_iter().filter(|word| {
+            let found = image.contains(&format!("| 2, {word} |"));
+            assert_eq!(widths.contains(&format!("image {word}")), found, "{widths}");
+            found
+        });
+        found.collect::<Vec<_>>().join(", ")
     };
-    assert!(of("", "w2a2-all-gptq.lbq"));
-    assert!(!of(" --no-dither", "w2a2-all-gptq-nd.lbq"));
-    assert!(!of(" --method mse", "w2a2-all-mse.lbq"));
+    assert_eq!(of("", "w2a2-all-gptq.lbq"), "diffused");
+    let dither = " --image-rounding dither";
+    assert_eq!(of(dither, "w2a2-all-gptq-dither.lbq"), "dithered");
+    let nearest = " --image-rounding nearest";
+    assert_eq!(of(nearest, "w2a2-all-gptq-nearest.lbq"), "");
+    assert_eq!(of(" --method mse", "w2a2-all-mse.lbq"), "");
 }
 
 #[test]

@@ -383,7 +383,7 @@ impl Norm {
 }
 
 /// The lower triangular L with `L Lᵀ = A`, row-major; `None` if A is not positive definite.
-fn cholesky(k: usize, a: impl Fn(usize, usize) -> f64) -> Option<Vec<f64>> {
+pub(crate) fn cholesky(k: usize, a: impl Fn(usize, usize) -> f64) -> Option<Vec<f64>> {
     let mut l = vec![0.0; k * k];
     for i in 0..k {
         let (before, rest) = l.split_at_mut(i * k);

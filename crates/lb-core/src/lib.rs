@@ -5,6 +5,7 @@
 //! | [`activation_levels`] | activations on a table of levels, and the levels that fit them |
 //! | [`affine`] | quantize, dequantize, fake-quantize with a straight-through gradient |
 //! | [`compensate`](mod@compensate) | rounding whose errors cancel on calibration images (GPTQ) |
+//! | [`diffusion`] | how errors of an image of few codes are passed on, and the weights that suit a network |
 //! | [`dither`] | what is added to an image of few codes before it is rounded |
 //! | [`distance`] | squared distance from a target |
 //! | [`learned`] | fake quantization of activations with a learned step, and QDrop |
@@ -40,6 +41,7 @@ pub mod activation_levels;
 pub mod affine;
 pub mod bias;
 pub mod compensate;
+pub mod diffusion;
 pub mod distance;
 pub mod dither;
 mod error;

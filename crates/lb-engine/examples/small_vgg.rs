@@ -126,6 +126,7 @@ impl Vgg {
             name: name.clone(),
             relu,
             dither: false,
+            diffusion: None,
             qparams: Some(QParams::per_tensor(bits, false, affine)),
         });
         Ok(self.graph.push(Op::activation(&name), &[x]))

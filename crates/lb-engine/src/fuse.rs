@@ -2,7 +2,7 @@
 //! addition and the activation behind it along.
 
 use lb_format::graph::{Edge, Op, Shape};
-use lb_format::{Activation, Layer, Levels, QParams, QuantizedNetwork};
+use lb_format::{Activation, Diffusion, Layer, Levels, QParams, QuantizedNetwork};
 
 use crate::EngineError;
 use crate::conv::Kind;
@@ -39,6 +39,17 @@ impl Value {
     }
 }
 
+/// What is added to an image before it is rounded.
+#[derive(Clone, Copy, Debug)]
+pub enum Added<'a> {
+    /// Nothing.
+    Nothing,
+    /// The pattern of dither.
+    Pattern,
+    /// What rounding left of values before.
+    Errors(&'a Diffusion),
+}
+
 /// An operation that reads and writes whole values.
 #[derive(Debug)]
 pub enum Fused<'a> {
@@ -46,8 +57,8 @@ pub enum Fused<'a> {
     Image {
         /// ReLU before rounding.
         relu: bool,
-        /// Whether a pattern is added before rounding.
-        dither: bool,
+        /// What is added before rounding.
+        added: Added<'a>,
         /// Output.
         out: ValueId,
     },
@@ -308,11 +319,16 @@ impl<'a> Fuse<'a> {
         out
     }
 
-    fn dithers(&self, node: usize) -> Result<bool, EngineError> {
-        match &self.network.graph.nodes[node].op {
-            Op::Activation { name } => Ok(self.network.activation(name)?.dither),
-            _ => Ok(false),
-        }
+    fn added(&self, node: usize) -> Result<Added<'a>, EngineError> {
+        let Op::Activation { name } = &self.network.graph.nodes[node].op else {
+            return Ok(Added::Nothing);
+        };
+        let act = self.network.activation(name)?;
+        Ok(match (&act.diffusion, act.dither) {
+            (Some(diffusion), _) => Added::Errors(diffusion),
+            (None, true) => Added::Pattern,
+            (None, false) => Added::Nothing,
+        })
     }
 
     /// Emits the operation of `waiting`, whose output becomes that of `node`.
@@ -332,8 +348,8 @@ impl<'a> Fuse<'a> {
                 }
                 let out = self.value(node, params);
                 self.values[out].stride = 4;
-                let dither = self.dithers(node)?;
-                self.steps.push(Fused::Image { relu, dither, out });
+                let added = self.added(node)?;
+                self.steps.push(Fused::Image { relu, added, out });
                 Ok(out)
             }
             Op::Conv { .. } | Op::Linear { .. } => self.conv(waiting, None, relu, params, node),

@@ -18,6 +18,7 @@ mod avx512vnni;
 mod avxvnni;
 #[cfg(target_arch = "x86_64")]
 mod bitserial;
+pub mod diffuse;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod direct;
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]

@@ -257,8 +257,10 @@ impl Plan {
         let held = |v: ValueId| (self.values[v].plane, self.values[v].kind);
         let codes = |v: ValueId| params(v).expect("fusing left codes here");
         let (name, run) = match *fused {
-            Fused::Image { relu, dither, out } => {
-                let table = ImageTable::new(&network.info, codes(out), relu, dither);
+            Fused::Image { relu, added, out } => {
+                let table = ImageTable::new(&network.info, codes(out), relu, added);
+                let scratch = table.scratch(self.values[out].plane.width);
+                self.sum_scratch = self.sum_scratch.max(scratch);
                 ("image".to_string(), Operation::Image(Box::new(table)))
             }
             Fused::Table {

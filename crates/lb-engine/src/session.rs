@@ -340,7 +340,8 @@ impl Worker {
         let (to, place) = (need.plane, need.place(i));
         if let Operation::Image(table) = &step.run {
             let out = taken.image_mut(&to, place);
-            return table.run(pixels.image(i), pixels.layout, &to, out);
+            let image = (pixels.image(i), pixels.layout);
+            return table.run(image, &mut self.sum_scratch, &to, out);
         }
         let from = plan.values[step.inputs[0]].plane;
         let x = read(&self.buffers, plan, step.inputs[0], i);

@@ -3,7 +3,8 @@
 //! Its one metadata entry, `lb`, is JSON: format version, a CRC-32 over the JSON and all tensor
 //! data, the network's description, its layers (geometry and width), its activations and its graph;
 //! since version 3, tables of levels that are not equidistant, each once, and layers' indices in them;
-//! since version 4, whether the image is dithered; since version 5, levels of activations.
+//! since version 4, whether the image is dithered; since version 5, levels of activations; since version 6,
+//! how errors of the image are diffused.
 //! The tensors:
 //!
 //! | name | type | shape |
@@ -28,8 +29,9 @@ use crate::{
 };
 
 /// The newest format version that is read. A network is written in the oldest that can hold it:
-/// 5 if an activation has a table of levels, 4 if the image is dithered, 3 if a weight has a table of levels, else 2.
-pub const VERSION: u32 = 5;
+/// 6 if the image has diffusion, 5 if an activation has a table of levels, 4 if the image is dithered, 3 if a weight
+/// has a table of levels, else 2.
+pub const VERSION: u32 = 6;
 
 /// The oldest format version that is read.
 pub const OLDEST: u32 = 2;
@@ -262,7 +264,9 @@ pub fn from_bytes(bytes: &[u8]) -> Result<QuantizedNetwork, FormatError> {
 /// The oldest version that can hold a network with these tables and activations.
 fn version_of(tables: &[Levels], activations: &[Activation]) -> u32 {
     let has_levels = |a: &Activation| a.qparams.as_ref().is_some_and(|q| q.levels.is_some());
-    if activations.iter().any(has_levels) {
+    if activations.iter().any(|a| a.diffusion.is_some()) {
+        6
+    } else if activations.iter().any(has_levels) {
         5
     } else if activations.iter().any(|a| a.dither) {
         4

@@ -5,6 +5,7 @@
 //! | [`bits`] | bit widths (1 to 8, and 16) and the codes each can hold |
 //! | [`affine`] | the quantization formula, scalar form |
 //! | [`dither`] | what is added to an image of few codes before it is rounded |
+//! | [`diffusion`] | how errors of an image of few codes are passed on to its neighbours |
 //! | [`levels`] | levels that are not equidistant, of weights: a table of integers |
 //! | [`packed`] | sub-byte codes, really packed: one canonical bit layout |
 //! | [`network`] | layers, activations and provenance of a quantized network |
@@ -19,7 +20,8 @@
 //! x̂    = s · (code − z) + o
 //! ```
 //!
-//! An image of few codes may be dithered: a pattern is added to `x` first ([`dither`](mod@dither)).
+//! An image of few codes may have something added to `x` first: what its neighbours' rounding left
+//! ([`diffusion`]), or a pattern ([`dither`](mod@dither)).
 //! With a table of levels, `x̂ = s · level[code] + o`, and the code is that of the nearest level.
 //!
 //! ```
@@ -35,6 +37,7 @@
 pub mod affine;
 pub mod atomic;
 pub mod bits;
+pub mod diffusion;
 pub mod dither;
 mod error;
 pub mod file;
@@ -45,6 +48,7 @@ pub mod packed;
 
 pub use affine::{Affine, QParams};
 pub use bits::{BitWidth, CodeRange};
+pub use diffusion::Diffusion;
 pub use error::FormatError;
 pub use file::{read, write};
 pub use graph::Graph;

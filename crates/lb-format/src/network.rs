@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{FormatError, Graph, PackedTensor, QParams};
+use crate::{BitWidth, Diffusion, FormatError, Graph, PackedTensor, QParams};
 
 /// A quantized network: everything that is needed to run it, and how it came to be.
 #[derive(Clone, Debug, PartialEq)]
@@ -155,6 +155,10 @@ pub struct Activation {
     /// rounded to codes.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub dither: bool,
+    /// How errors of rounding are passed on to values that come later ([`diffusion`](mod@crate::diffusion)): as
+    /// with dither only where the image is rounded to codes, at most 8 bits of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub diffusion: Option<Diffusion>,
     /// Per-tensor parameters; `None` passes the real values on.
     pub qparams: Option<QParams>,
 }
@@ -172,10 +176,30 @@ impl Activation {
             format!("their offset is {}, and must be 0", q.channel(0).offset)
         } else if self.dither {
             "are not dithered".into()
+        } else if self.diffusion.is_some() {
+            "have no diffusion".into()
         } else {
             return Ok(());
         };
         Err(FormatError::invalid(format!("{what}, levels"), problem))
+    }
+
+    /// Diffusion counts in steps of up to 8 bits, without an offset.
+    fn validate_diffusion(&self, q: &QParams, what: &str) -> Result<(), FormatError> {
+        let Some(diffusion) = &self.diffusion else {
+            return Ok(());
+        };
+        diffusion.validate()?;
+        let problem = if self.dither {
+            "with dither".into()
+        } else if q.bits > BitWidth::EIGHT {
+            format!("with {} bits, and 8 are the most", q.bits)
+        } else if q.channel(0).offset != 0.0 {
+            format!("with an offset of {}, which must be 0", q.channel(0).offset)
+        } else {
+            return Ok(());
+        };
+        Err(FormatError::invalid(format!("{what}, diffusion"), problem))
     }
 }
 
@@ -209,6 +233,7 @@ impl QuantizedNetwork {
                 }
                 q.validate(&what, 1)?;
                 act.validate_levels(q, &what)?;
+                act.validate_diffusion(q, &what)?;
             }
             if !names.insert(&act.name) {
                 return Err(FormatError::invalid(what, "the name stands twice"));

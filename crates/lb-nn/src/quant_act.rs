@@ -2,13 +2,13 @@
 
 use burn::module::Module;
 use burn::tensor::Tensor;
-use lb_core::{activation_levels, affine, dither};
-use lb_format::{Activation, QParams};
+use lb_core::{activation_levels, affine, diffusion, dither};
+use lb_format::{Activation, Diffusion, QParams};
 
 use crate::{Nonlinearity, layer::Act};
 
-/// Applies the nonlinearity, adds the pattern of a dither if there is one, then rounds to codes and
-/// back ([`affine::fake_quantize`], or, on a table of levels, [`activation_levels::fake_quantize`]).
+/// Applies the nonlinearity, adds the pattern of a dither or the errors of a diffusion if there is one, then
+/// rounds to codes and back ([`affine::fake_quantize`], or, on a table of levels, [`activation_levels::fake_quantize`]).
 #[derive(Module, Debug)]
 pub struct QuantAct {
     /// What it computes first.
@@ -20,6 +20,9 @@ pub struct QuantAct {
     /// Whether it is dithered; only the image may be.
     #[module(skip)]
     pub dither: bool,
+    /// How errors are passed on; only the image's may be.
+    #[module(skip)]
+    pub diffusion: Option<Diffusion>,
 }
 
 impl QuantAct {
@@ -29,6 +32,7 @@ impl QuantAct {
             nonlinearity,
             qparams,
             dither: false,
+            diffusion: None,
         }
     }
 
@@ -37,12 +41,18 @@ impl QuantAct {
         Self { dither, ..self }
     }
 
+    /// The same with or without diffusion.
+    pub fn with_diffusion(self, diffusion: Option<Diffusion>) -> Self {
+        Self { diffusion, ..self }
+    }
+
     /// As stored in a packed file.
     pub fn to_format(&self, name: &str) -> Activation {
         Activation {
             name: name.into(),
             relu: self.nonlinearity == Nonlinearity::Relu,
             dither: self.dither,
+            diffusion: self.diffusion.clone(),
             qparams: self.qparams.clone(),
         }
     }
@@ -53,7 +63,11 @@ impl QuantAct {
             true => Nonlinearity::Relu,
             false => Nonlinearity::Identity,
         };
-        Self::new(nonlinearity, activation.qparams.clone()).with_dither(activation.dither)
+        Self {
+            dither: activation.dither,
+            diffusion: activation.diffusion.clone(),
+            ..Self::new(nonlinearity, activation.qparams.clone())
+        }
     }
 }
 
@@ -63,9 +77,11 @@ impl Act for QuantAct {
         let Some(q) = &self.qparams else {
             return x;
         };
-        let x = match self.dither {
-            true => dither::add(x, |pattern| pattern * q.channel(0).scale),
-            false => x,
+        let scale = q.channel(0).scale;
+        let x = match (&self.diffusion, self.dither) {
+            (Some(diffusion), _) => diffusion::add(x, scale, q, diffusion),
+            (None, true) => dither::add(x, |pattern| pattern * scale),
+            (None, false) => x,
         };
         match q.levels {
             Some(_) => activation_levels::fake_quantize(x, q),

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use lb_format::BitWidth;
 
-use crate::ptq::{Assigned, Assignment, Options};
+use crate::ptq::{Assigned, Assignment, ImageRounding, Options};
 use crate::sensitivity::{Place, PlaceKind, Sensitivity};
 
 /// Widths to choose from, and the floors of [`Options`] beneath them: a place with a floor of 8 bits
@@ -88,7 +88,7 @@ impl Candidates {
 }
 
 /// The options under which one network a width is quantized to take places from: `options`, but the
-/// same width everywhere, and plain rounding, to which no layer is fitted, has no dither.
+/// same width everywhere, and plain rounding, to which no layer is fitted, adds nothing to the image.
 pub fn uniform(options: &Options, bits: BitWidth) -> Options {
     Options {
         widths: crate::ptq::Widths {
@@ -97,7 +97,7 @@ pub fn uniform(options: &Options, bits: BitWidth) -> Options {
         },
         edge_bits: None,
         residual_bits: None,
-        dither: false,
+        image_rounding: ImageRounding::Nearest,
         assignment: Assignment::new(),
         ..options.clone()
     }

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 
 use lb_format::BitWidth;
 use lb_nn::learned::Rounding;
-use lb_resnet::ptq::{ActivationLevels, LevelSet, Method, Widths, default_residual_bits};
+use lb_resnet::ptq::{
+    ActivationLevels, ImageRounding, LevelSet, Method, Widths, default_residual_bits,
+};
 
 use super::values::{Floor, at_least_one, floor, mean_bits};
 use super::{DataArgs, DeviceArgs};
@@ -81,9 +83,10 @@ pub struct CalibrateArgs {
     /// Correct biases for the mean shift of quantized weights
     #[arg(long)]
     pub bias_correction: bool,
-    /// Round an image of 4 or fewer bits without dither, which gptq, brecq and brecq+kl give it
-    #[arg(long)]
-    pub no_dither: bool,
+    /// How gptq, brecq and brecq+kl round an image of few bits: nearest; dither, a pattern added (4 or fewer); or
+    /// diffusion, errors passed on to pixels and colours where the network feels them least (6 or fewer)
+    #[arg(long, default_value_t = ImageRounding::BEST)]
+    pub image_rounding: ImageRounding,
     /// Calibration images, drawn from the training images, without labels or augmentation
     #[arg(long, default_value_t = 1024)]
     pub samples: usize,

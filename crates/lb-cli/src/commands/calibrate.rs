@@ -12,7 +12,7 @@ use anyhow::Result;
 use lb_data::Split;
 use lb_resnet::assign::activations_read;
 use lb_resnet::divergence::{Divergence, Reference};
-use lb_resnet::ptq::{self, Assignment, Method, Options, Widths};
+use lb_resnet::ptq::{self, Assignment, ImageRounding, Method, Options, Widths};
 use lb_resnet::report::{self, LayerReport};
 
 use self::target::{Met, Search, Target};
@@ -230,7 +230,7 @@ fn of_widths(args: &CalibrateArgs) -> Vec<Options> {
         residual_bits: args.residual(widths.activations),
         method: args.method.unwrap_or(Method::default_for(widths)),
         bias_correction: args.bias_correction,
-        dither: !args.no_dither,
+        image_rounding: args.image_rounding,
         levels: args.levels,
         activation_levels: args.activation_levels,
         assignment: Assignment::new(),
@@ -278,8 +278,8 @@ fn file_name(calibrated: &Calibrated, o: &Options, met: Option<&Met>) -> PathBuf
     if o.bias_correction {
         name += "-bc";
     }
-    if !o.dither {
-        name += "-nd";
+    if o.image_rounding != ImageRounding::BEST {
+        name += &format!("-{}", o.image_rounding);
     }
     PathBuf::from(name + ".lbq")
 }

@@ -3,7 +3,7 @@
 use anyhow::Result;
 use burn::tensor::Device;
 use lb_format::graph::Op;
-use lb_format::{NetworkInfo, QuantizedNetwork};
+use lb_format::{Activation, NetworkInfo, QuantizedNetwork};
 
 use super::import::parameters;
 use crate::args::InspectArgs;
@@ -88,6 +88,15 @@ fn layers(net: &QuantizedNetwork) {
     rows.print();
 }
 
+/// What is added before it is rounded.
+fn added(a: &Activation) -> &'static str {
+    match (&a.diffusion, a.dither) {
+        (Some(_), _) => ", diffused",
+        (None, true) => ", dithered",
+        (None, false) => "",
+    }
+}
+
 /// Activations.
 fn activations(net: &QuantizedNetwork) {
     let mut rows = Rows::new(&["activation", "bits", "levels", "scale", "zero point"]);
@@ -97,7 +106,7 @@ fn activations(net: &QuantizedNetwork) {
                 let c = q.channel(0);
                 vec![
                     a.name.clone(),
-                    format!("{}{}", q.bits, if a.dither { ", dithered" } else { "" }),
+                    format!("{}{}", q.bits, added(a)),
                     match &q.levels {
                         Some(levels) => levels.to_string(),
                         None => "uniform".into(),

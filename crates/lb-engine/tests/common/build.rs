@@ -4,8 +4,8 @@
 use lb_format::graph::{Graph, Op, Shape};
 use lb_format::network::Recipe;
 use lb_format::{
-    Activation, Affine, BitWidth, Layer, LayerKind, Levels, NetworkInfo, PackedTensor, QParams,
-    QuantizedNetwork, Weight,
+    Activation, Affine, BitWidth, Diffusion, Layer, LayerKind, Levels, NetworkInfo, PackedTensor,
+    QParams, QuantizedNetwork, Weight,
 };
 
 use super::interpret::{self, Tensor};
@@ -106,6 +106,8 @@ pub struct ActSpec {
     pub reach: f32,
     /// Whether the image is dithered; nothing else is.
     pub dither: bool,
+    /// Seed of its diffusion's weights; nothing else has one, and none if it is dithered.
+    pub diffusion: Option<u8>,
     /// Whether codes stand for entries of a table, and so are unsigned without zero point or dither.
     pub levels: bool,
 }
@@ -119,8 +121,32 @@ impl ActSpec {
             zero: 0,
             reach: 1.0,
             dither: false,
+            diffusion: None,
             levels: false,
         }
+    }
+
+    /// Weights up to 1.5, of both signs.
+    fn diffusion(self) -> Option<Diffusion> {
+        let seed = self.diffusion?;
+        if self.dither || self.levels || self.bits > 8 {
+            return None;
+        }
+        let mut state = u32::from(seed);
+        let mut weight = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            ((state >> 16) as i32 % 385) as i16 - 192
+        };
+        let mut mix = || [(); 3].map(|()| [(); 3].map(|()| 2 * weight()));
+        let mut pixel = mix();
+        for (to, row) in pixel.iter_mut().enumerate() {
+            row[to..].fill(0);
+        }
+        Some(Diffusion {
+            pixel,
+            left: mix(),
+            above: [mix(), mix(), mix()],
+        })
     }
 
     /// As it is stored: what a table excludes is off.
@@ -320,6 +346,7 @@ impl Builder {
             name: name.clone(),
             relu,
             dither: x == 0 && spec.is_some_and(|spec| spec.dither),
+            diffusion: spec.filter(|_| x == 0).and_then(|spec| spec.diffusion()),
             qparams: qparams.clone(),
         });
         let node = self.op(Op::activation(&name), &[x]);
@@ -353,12 +380,12 @@ impl Builder {
 }
 
 /// A small residual network with everything that engines distinguish: several widths, both
-/// shortcuts, max pooling, offsets, zero points, tables of levels, dither.
+/// shortcuts, max pooling, offsets, zero points, tables of levels, diffusion.
 pub fn small(seed: u64) -> QuantizedNetwork {
     let mut b = Builder::new(9, 8, seed);
     let x = b.input(ActSpec {
         zero: 110,
-        dither: true,
+        diffusion: Some(3),
         ..ActSpec::plain(8)
     });
     let x = b.conv(x, ConvSpec::same(5, 3, 1, WeightSpec::plain(8)));

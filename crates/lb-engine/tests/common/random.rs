@@ -236,12 +236,18 @@ fn act() -> impl Strategy<Value = ActSpec> {
             zero,
             reach,
             dither: false,
+            diffusion: None,
         },
     )
 }
 
 fn of_image() -> impl Strategy<Value = ActSpec> {
-    (act(), any::<bool>()).prop_map(|(act, dither)| ActSpec { dither, ..act })
+    let diffusion = prop::option::of(any::<u8>());
+    (act(), any::<bool>(), diffusion).prop_map(|(act, dither, diffusion)| ActSpec {
+        dither,
+        diffusion,
+        ..act
+    })
 }
 
 /// Few channels, some around the width of vectors, never many.

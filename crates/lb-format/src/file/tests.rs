@@ -1,6 +1,7 @@
 //! Files written, read, damaged and forged.
 
 use super::*;
+use crate::Diffusion;
 use crate::graph::{Op, Shape};
 use proptest::prelude::*;
 
@@ -59,6 +60,7 @@ fn network() -> QuantizedNetwork {
             name: "input".into(),
             relu: false,
             dither: false,
+            diffusion: None,
             qparams: Some(QParams::per_tensor(
                 BitWidth::EIGHT,
                 false,
@@ -97,7 +99,14 @@ fn with_levels() -> QuantizedNetwork {
 fn round_trips_and_is_deterministic() {
     let mut dithered = network();
     dithered.activations[0].dither = true;
-    for net in [network(), with_levels(), dithered, with_activation_levels()] {
+    let nets = [
+        network(),
+        with_levels(),
+        dithered,
+        with_activation_levels(),
+        with_diffusion(),
+    ];
+    for net in nets {
         let bytes = to_bytes(&net).unwrap();
         assert_eq!(from_bytes(&bytes).unwrap(), net);
         for _ in 0..5 {
@@ -127,6 +136,45 @@ fn the_version_says_whether_there_are_levels_and_dither() {
         e.contains("layer `stem`, levels") && e.contains("code 15"),
         "{e}"
     );
+}
+
+/// `network` with an image that is diffused.
+fn with_diffusion() -> QuantizedNetwork {
+    let mut net = network();
+    let mut diffusion = Diffusion::NONE;
+    (diffusion.left[0][1], diffusion.above[2][2][0]) = (-100, 7);
+    net.activations[0].diffusion = Some(diffusion);
+    net
+}
+
+#[test]
+fn diffusion_has_a_version_and_is_checked() {
+    let net = with_diffusion();
+    assert_eq!(version_of(&[], &net.activations), 6);
+    let e = from_bytes(&forged(&net, |h| h.version = 2)).unwrap_err();
+    assert!(e.to_string().contains("version 2"), "{e}");
+    type Change = fn(&mut Activation);
+    let changes: [(Change, &str); 4] = [
+        (|a| a.dither = true, "diffusion: with dither"),
+        (
+            |a| a.qparams.as_mut().unwrap().affine[0].offset = 0.5,
+            "an offset of 0.5",
+        ),
+        (
+            |a| a.qparams.as_mut().unwrap().bits = BitWidth::new(16).unwrap(),
+            "with 16 bits",
+        ),
+        (
+            |a| a.diffusion.as_mut().unwrap().left[0][0] = i16::MIN,
+            "a weight is -32768",
+        ),
+    ];
+    for (change, said) in changes {
+        let mut net = with_diffusion();
+        change(&mut net.activations[0]);
+        let e = net.validate().unwrap_err().to_string();
+        assert!(e.contains(said), "{e}");
+    }
 }
 
 /// `network` with a table of levels at its first activation.

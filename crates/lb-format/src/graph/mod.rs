@@ -220,7 +220,7 @@ impl Graph {
             for &n in &node.inputs {
                 used[n] = true;
             }
-            self.check_dither(node, network).map_err(&wrong)?;
+            self.check_image(node, network).map_err(&wrong)?;
             let inputs: Vec<&Edge> = node.inputs.iter().map(|&n| &edges[n]).collect();
             let edge = self.edge(&node.op, &inputs, network).map_err(&wrong)?;
             let values = edge.shape.values().filter(|n| (1..=MAX_EDGE).contains(n));
@@ -325,17 +325,23 @@ impl Graph {
         }
     }
 
-    /// The pattern is in steps of codes, and made for pixels.
-    fn check_dither(&self, node: &Node, network: &QuantizedNetwork) -> Result<(), String> {
+    /// Dither and diffusion are in steps of codes, and made for pixels.
+    fn check_image(&self, node: &Node, network: &QuantizedNetwork) -> Result<(), String> {
         let Op::Activation { name } = &node.op else {
             return Ok(());
         };
         let act = network.activation(name).map_err(|e| e.to_string())?;
         let of_image = node.inputs == [0] && !act.relu && act.qparams.is_some();
-        match act.dither && !of_image {
-            true => Err("only the image is dithered, where it becomes codes".into()),
-            false => Ok(()),
-        }
+        let problem = if of_image {
+            return Ok(());
+        } else if act.dither {
+            "is dithered"
+        } else if act.diffusion.is_some() {
+            "has diffusion"
+        } else {
+            return Ok(());
+        };
+        Err(format!("only the image {problem}, where it becomes codes"))
     }
 
     /// A part that no node mentions would be bytes that mean nothing.

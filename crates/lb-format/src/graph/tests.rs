@@ -1,6 +1,6 @@
 use super::*;
 use crate::network::{Activation, NetworkInfo, Recipe, Weight};
-use crate::{Affine, BitWidth};
+use crate::{Affine, BitWidth, Diffusion};
 
 fn conv(name: &str, shape: [usize; 4], stride: usize, padding: usize) -> Layer {
     Layer {
@@ -35,6 +35,7 @@ fn activation(name: &str, relu: bool, scale: Option<f32>) -> Activation {
         name: name.into(),
         relu,
         dither: false,
+        diffusion: None,
         qparams: scale.map(|s| QParams::per_tensor(BitWidth::EIGHT, false, affine(s))),
     }
 }
@@ -354,18 +355,30 @@ fn nodes_are_written_flat() {
 }
 
 #[test]
-fn only_the_image_is_dithered_where_it_becomes_codes() {
-    let mut n = network();
-    n.activations[0].dither = true;
-    n.validate().unwrap();
-    type Change = fn(&mut QuantizedNetwork);
-    let changes: [Change; 3] = [
-        |n| n.activations[1].dither = true,
-        |n| (n.activations[0].dither, n.activations[0].relu) = (true, true),
-        |n| (n.activations[0].dither, n.activations[0].qparams) = (true, None),
+fn only_the_image_is_dithered_or_diffused_where_it_becomes_codes() {
+    type Change = fn(&mut Activation);
+    let kinds: [(Change, &str); 2] = [
+        (|a| a.dither = true, "only the image is dithered"),
+        (
+            |a| a.diffusion = Some(Diffusion::NONE),
+            "only the image has diffusion",
+        ),
     ];
-    for change in changes {
-        let e = refused(change);
-        assert!(e.contains("only the image is dithered"), "{e}");
+    for (set, said) in kinds {
+        let mut n = network();
+        set(&mut n.activations[0]);
+        n.validate().unwrap();
+        let changes: [(usize, Change); 3] = [
+            (1, |_| ()),
+            (0, |a| a.relu = true),
+            (0, |a| a.qparams = None),
+        ];
+        for (index, change) in changes {
+            let mut n = network();
+            set(&mut n.activations[index]);
+            change(&mut n.activations[index]);
+            let e = n.validate().unwrap_err().to_string();
+            assert!(e.contains(said), "{e}");
+        }
     }
 }

@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use burn::module::{Module, Param};
 use burn::tensor::Tensor;
-use lb_core::dither;
 use lb_core::learned::{Drop, StepRange, fake_quantize};
-use lb_format::{FormatError, QParams};
+use lb_core::{diffusion, dither};
+use lb_format::{Diffusion, FormatError, QParams};
 
 use crate::layer::Act;
 use crate::quant_conv2d::host;
@@ -42,7 +42,8 @@ impl Dropping {
 }
 
 /// Applies the nonlinearity and quantizes with the step `s = s₀ · exp(ρ · θ)`
-/// ([`fake_quantize`]). Where an image is dithered, values that pass unquantized have the pattern, too.
+/// ([`fake_quantize`]). Where an image is dithered or diffused, values that pass unquantized have what is
+/// added, too.
 #[derive(Module, Debug)]
 pub struct LearnedAct {
     /// θ, `[1]`; `None`: real values pass.
@@ -53,6 +54,8 @@ pub struct LearnedAct {
     start: Option<QParams>,
     #[module(skip)]
     dither: bool,
+    #[module(skip)]
+    diffusion: Option<Diffusion>,
     #[module(skip)]
     dropping: Dropping,
     #[module(skip)]
@@ -80,6 +83,7 @@ impl LearnedAct {
             nonlinearity: act.nonlinearity,
             start: act.qparams.clone(),
             dither: act.dither,
+            diffusion: act.diffusion.clone(),
             dropping: dropping.clone(),
             place,
             rate,
@@ -99,7 +103,11 @@ impl LearnedAct {
             }
             q.validate("learned activation", 1)?;
         }
-        Ok(QuantAct::new(self.nonlinearity, qparams).with_dither(self.dither))
+        Ok(QuantAct {
+            dither: self.dither,
+            diffusion: self.diffusion.clone(),
+            ..QuantAct::new(self.nonlinearity, qparams)
+        })
     }
 }
 
@@ -109,9 +117,11 @@ impl Act for LearnedAct {
             return self.nonlinearity.apply(x);
         };
         let step = (step.val() * self.rate).exp() * start.channel(0).scale;
-        let x = match self.dither {
-            true => dither::add(x, |pattern| pattern * step.clone().detach().reshape([1; 4])),
-            false => x,
+        let held = step.clone().detach();
+        let x = match (&self.diffusion, self.dither) {
+            (Some(diffusion), _) => diffusion::add(x, held.into_scalar(), start, diffusion),
+            (None, true) => dither::add(x, |pattern| pattern * held.reshape([1; 4])),
+            (None, false) => x,
         };
         let range = StepRange::of(start, self.nonlinearity == Nonlinearity::Relu);
         fake_quantize(x, step, range, self.dropping.at(self.place))

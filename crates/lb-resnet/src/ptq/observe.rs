@@ -1,4 +1,4 @@
-//! The second step: statistics of every activation, over calibration images without labels.
+//! The second step: statistics of every activation, and which errors of the image are felt, over calibration images without labels.
 
 use std::collections::BTreeMap;
 use std::convert::Infallible;
@@ -7,10 +7,13 @@ use std::sync::Arc;
 use burn::nn::Linear;
 use burn::nn::conv::Conv2d;
 use burn::tensor::Device;
+use lb_core::diffusion::Felt;
 use lb_core::observe::Statistics;
 use lb_data::{ImageSet, Normalization};
+use lb_format::Diffusion;
 use lb_nn::{FloatAct, ObservedAct};
 
+use super::feel::feel;
 use crate::ResnetError;
 use crate::batch::{images, spans};
 use crate::model::{ActRole, ActSite, ConvSite, FoldedNet, Rewrite};
@@ -22,6 +25,8 @@ const BATCH: usize = 64;
 #[derive(Clone, Debug)]
 pub struct Calibration {
     statistics: BTreeMap<String, Arc<Statistics>>,
+    /// How errors of an image of few codes are best passed on.
+    pub(super) diffusion: Diffusion,
     /// Number of images.
     pub samples: usize,
 }
@@ -57,8 +62,11 @@ pub fn observe(
         .clone()
         .rewrite(&mut Attach)
         .unwrap_or_else(|e| match e {});
+    let mut felt = Felt::default();
     for (from, n) in spans(set.len(), BATCH) {
-        observed.forward(images(set, from, n, normalization, device));
+        let x = images(set, from, n, normalization, device);
+        observed.forward(x.clone());
+        feel(&mut felt, net, x, from)?;
         if !progress(from + n) {
             return Err(ResnetError::Invalid("interrupted".into()));
         }
@@ -69,6 +77,10 @@ pub fn observe(
         .unwrap_or_else(|e| match e {});
     Ok(Calibration {
         statistics: collect.statistics,
+        diffusion: felt.weights().map_err(|source| ResnetError::Site {
+            site: "input".into(),
+            source,
+        })?,
         samples: set.len(),
     })
 }

@@ -6,7 +6,7 @@ use lb_core::observe::RangeRule;
 use lb_format::BitWidth;
 use serde::{Deserialize, Serialize};
 
-use super::{ActivationLevels, Assignment, LevelSet, Method, Widths};
+use super::{ActivationLevels, Assignment, ImageRounding, LevelSet, Method, Widths};
 use crate::model::{ActRole, ActSite, ConvRole, ConvSite};
 
 /// Everything that decides how a network is quantized.
@@ -23,10 +23,9 @@ pub struct Options {
     pub method: Method,
     /// Whether biases make up for the mean shift of quantized weights.
     pub bias_correction: bool,
-    /// Whether an image of at most 4 bits is dithered ([`lb_format::dither`]), by methods that fit layers
-    /// to what they are given. A layer that is not takes the pattern for part of the picture.
-    #[serde(default)]
-    pub dither: bool,
+    /// How an image of few codes is rounded.
+    #[serde(default, alias = "dither")]
+    pub image_rounding: ImageRounding,
     /// How the levels of weights are spaced.
     #[serde(default, skip_serializing_if = "LevelSet::is_uniform")]
     pub levels: LevelSet,
@@ -49,7 +48,7 @@ impl Options {
             residual_bits: default_residual_bits(widths.activations, edge_bits),
             method: Method::default_for(widths),
             bias_correction: false,
-            dither: true,
+            image_rounding: ImageRounding::BEST,
             levels: LevelSet::Uniform,
             activation_levels: ActivationLevels::Uniform,
             assignment: Assignment::new(),
@@ -143,10 +142,13 @@ impl Options {
         }
     }
 
-    /// Whether an activation of this role and these bits is dithered.
-    pub(super) fn dithers(&self, role: ActRole, bits: BitWidth) -> bool {
+    /// How an activation of this role and these bits is rounded.
+    pub(super) fn rounding(&self, role: ActRole, bits: BitWidth) -> ImageRounding {
         let fits = self.method.refinement(0).compensate;
-        self.dither && fits && role == ActRole::Image && bits.get() <= MOST_DITHERED_BITS
+        match fits && role == ActRole::Image {
+            true => self.image_rounding.of(bits),
+            false => ImageRounding::Nearest,
+        }
     }
 }
 
@@ -174,9 +176,7 @@ impl fmt::Display for Options {
             true => f.write_str(", edge layers the same")?,
             false => write!(f, ", edge layers W{}A{}", edge.0, edge.1)?,
         }
-        if self.dithers(ActRole::Image, edge.1) {
-            f.write_str(", image dithered")?;
-        }
+        f.write_str(self.rounding(ActRole::Image, edge.1).remark())?;
         match at_least(self.residual_bits, activations) {
             stream if stream == activations => {}
             stream => write!(f, ", residual stream A{stream}")?,
@@ -187,10 +187,6 @@ impl fmt::Display for Options {
         }
     }
 }
-
-/// Bits of an image up to which it is dithered. With more, what lies between two codes is hardly worth
-/// showing.
-const MOST_DITHERED_BITS: u8 = 4;
 
 /// Least bits of the residual stream unless told otherwise: 8 beside activations of 1 to 3 bits, else
 /// `None`; and `None` where edge layers are as all others, too.
@@ -230,29 +226,55 @@ mod tests {
     }
 
     #[test]
-    fn images_of_few_codes_are_dithered() {
+    fn images_of_few_codes_are_diffused_or_dithered() {
+        use ImageRounding::{Diffusion, Dither, Nearest};
         let mut o = Options::new("4".parse().unwrap());
         assert_eq!(o.to_string(), "W4A4, edge layers W8A8");
         o.edge_bits = None;
-        assert_eq!(o.to_string(), "W4A4, edge layers the same, image dithered");
-        let dithers = |o: &Options, bits| o.dithers(ActRole::Image, BitWidth::new(bits).unwrap());
-        assert_eq!(
-            [1, 4, 5, 8].map(|b| dithers(&o, b)),
-            [true, true, false, false]
-        );
-        assert!(!o.dithers(ActRole::Inner, BitWidth::new(2).unwrap()));
+        assert_eq!(o.to_string(), "W4A4, edge layers the same, image diffused");
+        let of = |image_rounding, bits: u8, role| {
+            let o = Options {
+                image_rounding,
+                ..o.clone()
+            };
+            o.rounding(role, BitWidth::new(bits).unwrap())
+        };
+        let image = |rounding, bits| of(rounding, bits, ActRole::Image);
+        let widths = [1, 4, 5, 6, 7, 16];
+        let expected = [Dither, Dither, Nearest, Nearest, Nearest, Nearest];
+        assert_eq!(widths.map(|b| image(Dither, b)), expected);
+        let expected = [Diffusion, Diffusion, Diffusion, Diffusion, Nearest, Nearest];
+        assert_eq!(widths.map(|b| image(Diffusion, b)), expected);
+        assert_eq!(image(Nearest, 2), Nearest);
+        assert_eq!(of(Diffusion, 2, ActRole::Inner), Nearest);
         for method in Method::ALL {
             let fits = [Method::Gptq, Method::Brecq, Method::BrecqKl].contains(&method);
             let o = Options {
                 method,
                 ..o.clone()
             };
-            assert_eq!(dithers(&o, 2), fits, "{method}");
+            let rounding = o.rounding(ActRole::Image, BitWidth::new(2).unwrap());
+            assert_eq!(rounding == Diffusion, fits, "{method}");
         }
-        // Of a file that was written before there was dither.
+    }
+
+    #[test]
+    fn older_files_say_whether_there_is_dither_or_nothing() {
+        let o = Options::new("4".parse().unwrap());
         let mut json = serde_json::to_value(&o).unwrap();
-        json.as_object_mut().unwrap().remove("dither");
-        assert!(!serde_json::from_value::<Options>(json).unwrap().dither);
+        assert_eq!(json["image_rounding"], "diffusion");
+        let read = |json: &serde_json::Value| -> ImageRounding {
+            let o: Options = serde_json::from_value(json.clone()).unwrap();
+            o.image_rounding
+        };
+        assert_eq!(read(&json), ImageRounding::Diffusion);
+        let fields = json.as_object_mut().unwrap();
+        fields.remove("image_rounding");
+        assert_eq!(read(&json), ImageRounding::Nearest);
+        json["dither"] = true.into();
+        assert_eq!(read(&json), ImageRounding::Dither);
+        json["dither"] = false.into();
+        assert_eq!(read(&json), ImageRounding::Nearest);
     }
 
     #[test]

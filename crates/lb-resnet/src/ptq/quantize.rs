@@ -8,7 +8,7 @@ use lb_core::{CoreError, activation_levels, affine, bias, levels, range, weight}
 use lb_format::{BitWidth, QParams};
 use lb_nn::{FloatAct, QuantAct, QuantConv2d, QuantLinear, out_in};
 
-use super::{ActivationLevels, Calibration, Method, Options};
+use super::{ActivationLevels, Calibration, ImageRounding, Method, Options};
 use crate::ResnetError;
 use crate::model::{ActRole, ActSite, ConvSite, FoldedNet, QuantNet, Rewrite};
 
@@ -107,8 +107,14 @@ impl Rewrite<Conv2d, FloatAct, Linear> for Quantize<'_> {
             Method::Lbtorch => range::lbtorch(lo, hi, bits),
             _ => range::activation(lo, hi, bits),
         };
-        let dither = self.options.dithers(site.role, bits);
-        Ok(QuantAct::new(act.nonlinearity, Some(q)).with_dither(dither))
+        let act = QuantAct::new(act.nonlinearity, Some(q));
+        Ok(match self.options.rounding(site.role, bits) {
+            ImageRounding::Nearest => act,
+            ImageRounding::Dither => act.with_dither(true),
+            ImageRounding::Diffusion => {
+                act.with_diffusion(Some(self.calibration.diffusion.clone()))
+            }
+        })
     }
 
     fn linear(&mut self, mut linear: Linear) -> Result<QuantLinear, ResnetError> {

@@ -191,7 +191,7 @@ impl<'a> Search<'a> {
         let base = Options {
             method: args.method.unwrap_or(Method::Gptq),
             bias_correction: args.bias_correction,
-            dither: !args.no_dither,
+            image_rounding: args.image_rounding,
             // Every place has a width of its own.
             residual_bits: None,
             ..Options::new(widths[0])
