@@ -98,20 +98,26 @@ pub struct Diffuser<'a> {
     diffusion: &'a Diffusion,
     /// Codes less the zero point.
     range: (i32, i32),
-    /// Errors of the row above; one pixel of none before and behind.
-    above: Vec<Colours>,
-    /// Of this one.
-    errors: Vec<Colours>,
+    /// Errors of the row above, and of this one; one pixel of none before and behind.
+    rows: [&'a mut [Colours]; 2],
 }
 
 impl<'a> Diffuser<'a> {
-    /// At the top of an image of so many columns, with codes less the zero point in `range`.
-    pub fn new(diffusion: &'a Diffusion, range: (i32, i32), width: usize) -> Self {
+    /// Values of scratch memory for an image of so many columns.
+    pub fn scratch(width: usize) -> usize {
+        2 * 3 * (width + 2)
+    }
+
+    /// At the top of an image, with codes less the zero point in `range`. It has as many columns as the
+    /// [`scratch`](Self::scratch) memory is for.
+    pub fn new(diffusion: &'a Diffusion, range: (i32, i32), scratch: &'a mut [i32]) -> Self {
+        scratch.fill(0);
+        let (pixels, _) = scratch.as_chunks_mut();
+        let (above, errors) = pixels.split_at_mut(pixels.len() / 2);
         Self {
             diffusion,
             range,
-            above: vec![[0; 3]; width + 2],
-            errors: vec![[0; 3]; width + 2],
+            rows: [above, errors],
         }
     }
 
@@ -123,11 +129,12 @@ impl<'a> Diffuser<'a> {
     ) {
         let Diffusion { pixel, left, above } = self.diffusion;
         let mut before = [0; 3];
-        let width = self.errors.len() - 2;
+        let [row_above, row] = &mut self.rows;
+        let width = row.len() - 2;
         let (lo, hi) = self.range;
         for x in 0..width {
             let mut sums = [ONE_WEIGHT / 2; 3];
-            for (mix, errors) in above.iter().zip(&self.above[x..x + 3]) {
+            for (mix, errors) in above.iter().zip(&row_above[x..x + 3]) {
                 add(&mut sums, mix, errors);
             }
             add(&mut sums, left, &before);
@@ -141,9 +148,9 @@ impl<'a> Diffuser<'a> {
             }
             put(x, n, v);
             before = e;
-            self.errors[x + 1] = e;
+            row[x + 1] = e;
         }
-        std::mem::swap(&mut self.above, &mut self.errors);
+        self.rows.swap(0, 1);
     }
 }
 
@@ -168,7 +175,8 @@ mod tests {
     /// Codes of a row-wise image of one value.
     fn run(diffusion: &Diffusion, value: Colours, (height, width): (usize, usize)) -> Vec<Colours> {
         let mut codes = Vec::new();
-        let mut diffuser = Diffuser::new(diffusion, (0, 15), width);
+        let mut scratch = vec![7; Diffuser::scratch(width)];
+        let mut diffuser = Diffuser::new(diffusion, (0, 15), &mut scratch);
         for _ in 0..height {
             diffuser.row(|_| value, |_, n, _| codes.push(n));
         }
@@ -218,7 +226,8 @@ mod tests {
     #[test]
     fn what_is_passed_on_rounds_as_it_does_here() {
         let diffusion = floyd_steinberg();
-        let mut diffuser = Diffuser::new(&diffusion, (-3, 9), 50);
+        let mut scratch = vec![0; Diffuser::scratch(50)];
+        let mut diffuser = Diffuser::new(&diffusion, (-3, 9), &mut scratch);
         for y in 0..50 {
             let at = |x: usize| [0.17, 0.031, -0.2].map(|f| steps(f * (x * y) as f32 - 4.0, 0.37));
             diffuser.row(at, |_, n, v| {

@@ -28,8 +28,9 @@ pub fn add(x: Tensor<4>, scale: f32, q: &QParams, diffusion: &Diffusion) -> Tens
     let range = (range.lo - zero_point, range.hi - zero_point);
     let area = height * width;
     let mut row = vec![[0; 3]; width];
+    let mut scratch = vec![0; Diffuser::scratch(width)];
     for image in values.chunks_exact_mut(3 * area) {
-        let mut diffuser = Diffuser::new(diffusion, range, width);
+        let mut diffuser = Diffuser::new(diffusion, range, &mut scratch);
         for y in 0..height {
             let at = |c: usize, x: usize| c * area + y * width + x;
             let value = |x: usize| std::array::from_fn(|c| steps(image[at(c, x)], scale));
@@ -73,7 +74,8 @@ mod tests {
         let values: Vec<f32> = x.try_into_vec_as().unwrap();
         let mut clamped = 0;
         for (image, codes) in values.chunks(3 * 99).zip(codes.chunks(3 * 99)) {
-            let mut diffuser = Diffuser::new(&diffusion, (-7, 8), 11);
+            let mut scratch = vec![0; Diffuser::scratch(11)];
+            let mut diffuser = Diffuser::new(&diffusion, (-7, 8), &mut scratch);
             for y in 0..9 {
                 let at = |x: usize, c: usize| c * 99 + y * 11 + x;
                 let value = |x: usize| std::array::from_fn(|c| steps(image[at(x, c)], scale));
