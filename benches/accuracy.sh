@@ -4,8 +4,8 @@
 #   benches/accuracy.sh CHECKPOINT DATA OUT.csv < benches/accuracy/ablation.txt
 #
 # A line of input: widths, edge bits, method, seed, further options of `lb calibrate`, or, for the
-# method `finetune`, of `lb finetune` and, behind ` -- `, of the `lb calibrate` before. Lines that OUT.csv has already are skipped, so an interrupted
-# run goes on. Settings were never chosen on this test set. LB is the binary [target/release/lb], KEEP
+# methods `finetune` (what `brecq+kl` made) and `gptq+finetune`, of `lb finetune` and, behind ` -- `, of the
+# `lb calibrate` before. Lines that OUT.csv has already are skipped, so an interrupted run goes on. Settings were never chosen on this test set. LB is the binary [target/release/lb], KEEP
 # a folder for packed files and fine-tuning runs [a temporary one].
 set -euo pipefail
 # A command that fails in $(...) ends the script, and leaves no line.
@@ -55,12 +55,16 @@ for line in "${lines[@]}"; do
   key="$network,$widths,$edge,$method,$seed,$options,"
   if grep -qF "$key" "$out"; then continue; fi
   # `finetune` goes on from brecq+kl, which is kept for it.
-  calibrated=${method/finetune/brecq+kl} more=$options tuned=${options%%-- *} json=
-  if [ "$method" = finetune ]; then
+  calibrated=$method more=$options tuned=${options%%-- *} json= finetuned=
+  case $method in
+    finetune) calibrated=brecq+kl finetuned=yes ;;
+    gptq+finetune) calibrated=gptq finetuned=yes ;;
+  esac
+  if [ "$finetuned" ]; then
     case $options in *'-- '*) more=${options#*-- } ;; *) more= ;; esac
   fi
   kept=$keep/$network-$widths-$edge-$calibrated-$seed${more//[ \/]/}
-  if [ "$method" != finetune ] || ! ls "$kept"/*.lbq >/dev/null 2>&1; then
+  if [ -z "$finetuned" ] || ! ls "$kept"/*.lbq >/dev/null 2>&1; then
     rm -rf "$kept"
     # Options may name other images to calibrate on.
     images=(--data "$data")
@@ -70,8 +74,8 @@ for line in "${lines[@]}"; do
       --method "$calibrated" --seed "$seed" --out "$kept" --json $more)
   fi
   file=$(ls "$kept"/*.lbq)
-  if [ "$method" = finetune ]; then
-    run=$keep/$network-$widths-$edge-finetune-$seed${options// /}
+  if [ "$finetuned" ]; then
+    run=$keep/$network-$widths-$edge-$method-$seed${options// /}
     again=
     if [ -e "$run/state.safetensors" ]; then again=--resume; fi
     # shellcheck disable=SC2086

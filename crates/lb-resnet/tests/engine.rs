@@ -18,7 +18,9 @@ use lb_data::{ImageSet, Split};
 use lb_format::{BitWidth, QuantizedNetwork};
 use lb_resnet::checkpoint::{Checkpoint, normalization};
 use lb_resnet::model::{self, FoldedNet, Shortcut};
-use lb_resnet::ptq::{self, ActivationLevels, Assigned, Calibration, LevelSet, Options};
+use lb_resnet::ptq::{
+    self, ActivationLevels, Assigned, Calibration, ImageRounding, LevelSet, Options,
+};
 use pretrained::{clean, import};
 
 /// The widths that the issue asks for.
@@ -69,6 +71,11 @@ fn random_networks_give_the_same_codes() {
         let mut cases: Vec<Options> = WIDTHS.map(options).to_vec();
         cases.extend(["1", "2", "4"].map(|bits| Options {
             edge_bits: None,
+            ..options(bits)
+        }));
+        cases.extend(["2", "4"].map(|bits| Options {
+            edge_bits: None,
+            image_rounding: ImageRounding::Dither,
             ..options(bits)
         }));
         for (bits, residual_bits) in [("w2a4", Some(BitWidth::EIGHT)), ("1", None), ("2", None)] {

@@ -35,7 +35,7 @@ type Codes = [[u16; 256]; 3];
 #[derive(Debug)]
 pub struct Diffused {
     /// In steps.
-    values: [[i32; 256]; 3],
+    values: Box<[[i32; 256]; 3]>,
     diffusion: Diffusion,
     /// Codes less the zero point.
     range: (i32, i32),
@@ -49,7 +49,7 @@ impl ImageTable {
             let value = |c, x| diffusion::steps(info.real_pixel(c, x as u8), scale);
             let (range, zero_point) = (q.range(), q.channel(0).zero_point);
             return Self::Diffused(Diffused {
-                values: std::array::from_fn(|c| std::array::from_fn(|x| value(c, x))),
+                values: Box::new([0, 1, 2].map(|c| std::array::from_fn(|x| value(c, x)))),
                 diffusion: diffusion.clone(),
                 range: (range.lo - zero_point, range.hi - zero_point),
             });

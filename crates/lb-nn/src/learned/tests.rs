@@ -5,7 +5,7 @@ use burn::optim::{AdamConfig, GradientsParams};
 use burn::tensor::{Device, Tensor};
 use lb_core::weight::{self, WeightRule};
 use lb_core::{Granularity, QScheme, Symmetry};
-use lb_format::{Affine, BitWidth, Levels, QParams};
+use lb_format::{Affine, BitWidth, Diffusion, Levels, QParams};
 
 use super::*;
 use crate::layer::{Act, Conv};
@@ -198,7 +198,7 @@ fn an_activation_learns_its_step() {
 }
 
 #[test]
-fn a_dithered_image_stays_one_while_its_step_is_learned() {
+fn a_dithered_or_diffused_image_stays_one_while_its_step_is_learned() {
     let affine = Affine {
         scale: 0.7,
         zero_point: 1,
@@ -206,16 +206,60 @@ fn a_dithered_image_stays_one_while_its_step_is_learned() {
     };
     let q = QParams::per_tensor(BitWidth::new(2).unwrap(), false, affine);
     let plain = QuantAct::new(Nonlinearity::Identity, Some(q));
-    let start = plain.clone().with_dither(true);
+    let mut diffusion = Diffusion::NONE;
+    diffusion.pixel[1][0] = -200;
+    diffusion.left[2][2] = -120;
     let image = uniform([2, 3, 6, 7], 5) * 2.0 - 0.7;
     let device = Device::flex();
-    let act = LearnedAct::new(&start, &Dropping::default(), 0, 0.1, &device).valid();
-    let (learned, dithered) = (act.forward(image.clone()), start.forward(image.clone()));
-    assert!(max_difference(learned, dithered.clone()) < 1e-6);
-    assert!(
-        max_difference(plain.forward(image), dithered) > 0.6,
-        "a step"
-    );
-    assert!(act.finish().unwrap().dither);
-    assert!(QuantAct::from_format(&start.to_format("input")).dither);
+    for start in [
+        plain.clone().with_dither(true),
+        plain.clone().with_diffusion(Some(diffusion)),
+    ] {
+        let act = LearnedAct::new(&start, &Dropping::default(), 0, 0.1, &device).valid();
+        let (learned, added) = (act.forward(image.clone()), start.forward(image.clone()));
+        assert!(max_difference(learned, added.clone()) < 1e-6);
+        assert!(
+            max_difference(plain.forward(image.clone()), added) > 0.6,
+            "a step"
+        );
+        for same in [
+            act.finish().unwrap(),
+            QuantAct::from_format(&start.to_format("input")),
+        ] {
+            assert_eq!(same.dither, start.dither);
+            assert_eq!(same.diffusion, start.diffusion);
+        }
+    }
+}
+
+/// The step is felt through what rounding leaves, errors of others included.
+#[test]
+fn a_diffused_image_learns_its_step() {
+    let scale = 0.7;
+    let affine = Affine {
+        scale,
+        zero_point: 0,
+        offset: 0.0,
+    };
+    let q = QParams::per_tensor(BitWidth::new(2).unwrap(), false, affine);
+    let mut diffusion = Diffusion::NONE;
+    diffusion.pixel[1][0] = -256;
+    let act = QuantAct::new(Nonlinearity::Identity, Some(q)).with_diffusion(Some(diffusion));
+    let device = Device::flex();
+    let act = LearnedAct::new(&act, &Dropping::default(), 0, 1.0, &device);
+    let act = act.set_require_grad(true).train();
+    // Red is 0.4 too little, so green is given 0.4 more: 1.6, of which 2 is 0.4 too much. Blue is clamped.
+    let x = Tensor::<1>::from_data([1.4f32, 1.2, 9.0], &device);
+    let x = (x * scale).reshape([1, 3, 1, 1]).autodiff();
+    let y = act.forward(x);
+    let codes: Vec<f32> = (y.clone() / scale).try_into_vec_as().unwrap();
+    for (code, expected) in codes.iter().zip([1.0, 2.0, 3.0]) {
+        assert!((code - expected).abs() < 1e-5, "{codes:?}");
+    }
+    let grads = GradientsParams::from_grads(y.sum().backward(), &act);
+    let theta = burn::module::list_param_ids(&act)[0];
+    let gradient: f32 = grads.get::<1>(theta).unwrap().into_scalar();
+    // d/dθ of s: ρ · s, of each: n − v inside the range, n at its end.
+    let expected = scale * ((1.0 - 1.4) + (2.0 - 1.6) + 3.0);
+    assert!((gradient - expected).abs() < 2e-3, "{gradient} {expected}");
 }
