@@ -11,9 +11,9 @@
 //! e_c(p) = clamp(n_c(p) − v_c(p), −½, ½)
 //! ```
 //!
-//! (Floyd and Steinberg 1976, "An adaptive algorithm for spatial grey scale", with one weight a neighbour; with a
-//! matrix of the colours: "vector error diffusion", Haneishi et al. 1993.) All of it is integer arithmetic, the
-//! same everywhere: values and errors in [`ONE`]ths of a step, A in [`ONE_WEIGHT`]ths.
+//! (Floyd and Steinberg 1976, "An adaptive algorithm for spatial grey scale", with one weight a neighbour; with
+//! matrices of the colours, and weights that suit who looks: Damera-Venkata and Evans 2001, "Design and analysis of
+//! vector color error diffusion halftoning systems".) All of it is integer arithmetic, the same everywhere: values and errors in [`ONE`]ths of a step, A in [`ONE_WEIGHT`]ths.
 
 use serde::{Deserialize, Serialize};
 

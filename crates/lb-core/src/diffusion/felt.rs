@@ -76,7 +76,8 @@ impl Felt {
     /// Σ_{k,l} A_kᵀ M(l − k) A_l  is least,   A_0 = 1 for the colour itself, 0 for those before
     /// ```
     ///
-    /// plus a ridge. [`Diffusion::NONE`] where nothing is felt.
+    /// plus a ridge (linear prediction in two dimensions and three colours: the matrix form of the Yule-Walker
+    /// equations, as in Damera-Venkata and Evans 2001). [`Diffusion::NONE`] where nothing is felt.
     ///
     /// # Errors
     /// If a gradient was not finite.
