@@ -2,26 +2,24 @@
 
 use burn::module::Module;
 use burn::tensor::{Tensor, TensorData, activation};
-use lb_core::diffusion::Felt;
 
 use crate::ResnetError;
 use crate::divergence;
 use crate::model::FoldedNet;
 
-/// Adds what `net` feels of errors of `images`, normalised, of which the first has index `first`.
+/// Gradients of what `net` says of `images`, normalised, in the images, `[N, 3, H, W]`. The first has index
+/// `first`, which its signs depend on.
 ///
-/// The gradient of `Σ_y √p_y r_y log p_y` with random signs r has the second moment of Fisher's information,
+/// That of `Σ_y √p_y r_y log p_y` with random signs r has the second moment of Fisher's information,
 /// `Σ_y p_y ∇log p_y ∇log p_yᵀ`: all classes in one backward pass.
 ///
 /// # Errors
 /// If a logit is not finite, or the device fails.
-pub(super) fn feel(
-    felt: &mut Felt,
+pub(super) fn gradients(
     net: &FoldedNet,
     images: Tensor<4>,
     first: usize,
-) -> Result<(), ResnetError> {
-    let [_, _, height, width] = images.dims();
+) -> Result<Vec<f32>, ResnetError> {
     let net = net.clone().train().no_grad();
     let x = images.autodiff().require_grad();
     let logits = net.forward(x.clone());
@@ -40,13 +38,9 @@ pub(super) fn feel(
     let upstream = TensorData::new(upstream, [n, classes]);
     let upstream = Tensor::<2>::from_data(upstream, &logits.device());
     let gradients = (logits * upstream).sum().backward();
-    let Some(gradient) = x.grad(&gradients) else {
-        return Ok(());
-    };
+    let gradient = x.grad(&gradients).expect("logits depend on the image");
     let values = gradient.try_into_vec_as::<f32>();
-    let values = values.map_err(|e| ResnetError::Device(e.to_string()))?;
-    felt.add(&values, (height, width));
-    Ok(())
+    values.map_err(|e| ResnetError::Device(e.to_string()))
 }
 
 /// 1 or −1, the same of an index in every run (a step of SplitMix64).
@@ -55,4 +49,38 @@ fn sign(index: usize) -> f32 {
     z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
     if (z ^ (z >> 31)) & 1 == 0 { 1.0 } else { -1.0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use burn::tensor::Distribution;
+
+    use super::*;
+    use crate::divergence::Divergence;
+    use crate::model::Shortcut;
+    use crate::ptq::fold;
+    use crate::test_data::network;
+
+    /// `KL(x ‖ x + e) ≈ ½ eᵀ F e`, with F the mean of `g gᵀ` over signs.
+    #[test]
+    fn the_second_moment_is_what_small_errors_cost() {
+        let device = burn::tensor::Device::flex();
+        let net = fold(network("resnet8".parse().unwrap(), Shortcut::A, &device));
+        let normal = Distribution::Normal(0.0, 1.0);
+        let x = Tensor::<4>::random([4, 3, 32, 32], normal, &device);
+        let e = Tensor::<4>::random([4, 3, 32, 32], normal, &device) * 3e-3;
+        let logits = |x: Tensor<4>| divergence::host(net.forward(x)).unwrap();
+        let kl = Divergence::of(&logits(x.clone()), &logits(x.clone() + e.clone()), 10).kl;
+        let errors: Vec<f32> = e.try_into_vec_as().unwrap();
+        let (mut sum, draws) = (0.0, 400);
+        for draw in 0..draws {
+            let g = gradients(&net, x.clone(), 4 * draw).unwrap();
+            for (g, e) in g.chunks(3 * 1024).zip(errors.chunks(3 * 1024)) {
+                let product: f32 = g.iter().zip(e).map(|(g, e)| g * e).sum();
+                sum += f64::from(product * product);
+            }
+        }
+        let predicted = 0.5 * sum / (4 * draws) as f64;
+        assert!((predicted / kl - 1.0).abs() < 0.15, "{predicted} {kl}");
+    }
 }

@@ -13,7 +13,7 @@ use lb_data::{ImageSet, Normalization};
 use lb_format::Diffusion;
 use lb_nn::{FloatAct, ObservedAct};
 
-use super::feel::feel;
+use super::feel::gradients;
 use crate::ResnetError;
 use crate::batch::{images, spans};
 use crate::model::{ActRole, ActSite, ConvSite, FoldedNet, Rewrite};
@@ -66,7 +66,7 @@ pub fn observe(
     for (from, n) in spans(set.len(), BATCH) {
         let x = images(set, from, n, normalization, device);
         observed.forward(x.clone());
-        feel(&mut felt, net, x, from)?;
+        felt.add(&gradients(net, x, from)?, (set.height(), set.width()));
         if !progress(from + n) {
             return Err(ResnetError::Invalid("interrupted".into()));
         }

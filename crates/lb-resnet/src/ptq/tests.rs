@@ -5,7 +5,8 @@ use lb_data::ImageSet;
 use lb_format::{BitWidth, file};
 
 use super::*;
-use crate::checkpoint::normalization;
+use crate::checkpoint::{self, normalization};
+use crate::divergence::Reference;
 use crate::model::{Arch, QuantNet, Shortcut};
 use crate::test_data::{calibration_images, network};
 use crate::{report, test_data};
@@ -267,4 +268,40 @@ fn calibration_needs_an_image_and_can_be_stopped() {
     let none = case.set.subset(&[]);
     assert!(observe(&case.folded, &none, &n, &case.device, &mut |_| true).is_err());
     assert!(observe(&case.folded, &case.set, &n, &case.device, &mut |_| false).is_err());
+}
+
+/// Of an image of few bits, all else next to exact, in the network of `lb demo`, on images like those that it was
+/// trained on.
+#[test]
+fn a_diffused_image_is_closer_than_one_rounded_to_the_nearest() {
+    let device = Device::flex();
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    let trained = root.join("artifacts/demo-resnet20.safetensors");
+    let trained = checkpoint::load(&trained, &device).unwrap();
+    let (n, folded) = (normalization(&trained.info), fold(trained.net));
+    let set = calibration_images(192);
+    let calibration = observe(&folded, &set, &n, &device, &mut |_| true).unwrap();
+    let float = Reference::new(&folded, &set, &n, &device, &mut |_| true).unwrap();
+    for bits in [2, 4] {
+        let kl = |image_rounding| {
+            let mut options = Options {
+                method: Method::Gptq,
+                image_rounding,
+                ..Options::new("16".parse().unwrap())
+            };
+            let assigned = Assigned {
+                bits: BitWidth::new(bits).unwrap(),
+                values: 3072,
+            };
+            let widths = &mut options.assignment.activations;
+            widths.insert("input".into(), assigned);
+            let net = quantize(&folded, &calibration, &options).unwrap();
+            float.divergence(&net, &mut |_| true).unwrap().kl
+        };
+        let [nearest, diffused] = [ImageRounding::Nearest, ImageRounding::Diffusion].map(kl);
+        assert!(
+            diffused < 0.9 * nearest,
+            "{bits} bits: {nearest} {diffused}"
+        );
+    }
 }
