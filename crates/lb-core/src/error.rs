@@ -21,6 +21,11 @@ pub enum CoreError {
         "the inputs of a layer have no finite second moments: check the checkpoint and its normalisation"
     )]
     Moments,
+    /// What a network feels of errors of its image is not finite.
+    #[error(
+        "the gradients of the network in its image are not finite: check the checkpoint and its normalisation"
+    )]
+    Felt,
     /// Reading a tensor from the device failed.
     #[error("reading a tensor from the device: {0}")]
     Device(String),

@@ -111,6 +111,12 @@ impl QParams {
         }
     }
 
+    /// The codes of a tensor less its zero point, first and last: steps from 0.
+    pub fn steps(&self) -> (i32, i32) {
+        let (range, zero_point) = (self.range(), self.channel(0).zero_point);
+        (range.lo - zero_point, range.hi - zero_point)
+    }
+
     /// Of an activation with a table of levels, the equidistant parameters whose codes are the levels: what
     /// an engine holds. Without a table, these.
     pub fn held(&self) -> Self {

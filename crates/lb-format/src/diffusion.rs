@@ -7,13 +7,14 @@
 //!
 //! ```text
 //! v_c(p) = x_c(p) / s + Σ_k Σ_j A_k[c, j] · e_j(p − k)      over k: the same pixel (j < c only), left, and
-//! n_c(p) = clamp(⌊v_c(p) + ½⌋, lo, hi) − z                  the three above
-//! e_c(p) = clamp(n_c(p) − v_c(p), −½, ½)
+//! n_c(p) = clamp(⌊v_c(p) + ½⌋, lo − z, hi − z)              the three above
+//! e_c(p) = clamp(n_c(p) − v_c(p), −½, ½)                    the code is n + z
 //! ```
 //!
 //! (Floyd and Steinberg 1976, "An adaptive algorithm for spatial grey scale", with one weight a neighbour; with
 //! matrices of the colours, and weights that suit who looks: Damera-Venkata and Evans 2001, "Design and analysis of
-//! vector color error diffusion halftoning systems".) All of it is integer arithmetic, the same everywhere: values and errors in [`ONE`]ths of a step, A in [`ONE_WEIGHT`]ths.
+//! vector color error diffusion halftoning systems".) All of it is integer arithmetic, the same everywhere: values and errors in [`ONE`]ths of a step, A in [`ONE_WEIGHT`]ths. `x / s`, at most 256 steps away
+//! from 0, is rounded to the nearest, half to even ([`steps`]); the sum is, half upwards.
 
 use serde::{Deserialize, Serialize};
 
@@ -44,7 +45,7 @@ pub struct Diffusion {
     pub pixel: Mix,
     /// From the pixel on the left.
     pub left: Mix,
-    /// From the row above: the pixels before, at and behind the same column.
+    /// From the row above: the pixels before, at and after the same column.
     pub above: [Mix; 3],
 }
 
@@ -98,7 +99,7 @@ pub struct Diffuser<'a> {
     diffusion: &'a Diffusion,
     /// Codes less the zero point.
     range: (i32, i32),
-    /// Errors of the row above, and of this one; one pixel of none before and behind.
+    /// Errors of the row above, and of this one; one pixel of none before and after.
     rows: [&'a mut [Colours]; 2],
 }
 

@@ -88,7 +88,7 @@ impl Candidates {
 }
 
 /// The options under which one network a width is quantized to take places from: `options`, but the
-/// same width everywhere, and plain rounding, to which no layer is fitted, adds nothing to the image.
+/// same width everywhere, and nothing added to the image, as of methods that fit no layer to it.
 pub fn uniform(options: &Options, bits: BitWidth) -> Options {
     Options {
         widths: crate::ptq::Widths {

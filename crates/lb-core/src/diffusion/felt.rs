@@ -98,7 +98,7 @@ impl Felt {
                 felt(free.start + i, free.start + j) + ridge
             };
             let wanted: Vec<f64> = free.clone().map(|i| -felt(i, colour)).collect();
-            let part = solve(wanted, at).ok_or(CoreError::Moments)?;
+            let part = solve(wanted, at).ok_or(CoreError::Felt)?;
             for (to, a) in free.zip(part) {
                 let most = f64::from(MAX_WEIGHT);
                 let weight = (a * f64::from(ONE_WEIGHT)).round().clamp(-most, most) as i16;
@@ -211,6 +211,6 @@ mod tests {
         felt.add(&[0.0; 3 * 16], (4, 4));
         assert_eq!(felt.weights().unwrap(), Diffusion::NONE);
         felt.add(&[f32::NAN; 3 * 16], (4, 4));
-        assert!(matches!(felt.weights(), Err(CoreError::Moments)));
+        assert!(matches!(felt.weights(), Err(CoreError::Felt)));
     }
 }

@@ -24,13 +24,11 @@ pub fn add(x: Tensor<4>, scale: f32, q: &QParams, diffusion: &Diffusion) -> Tens
     let device = x.device();
     let values = x.detach().try_into_vec_as::<f32>();
     let mut values = values.expect("an image that its device gives back");
-    let (range, zero_point) = (q.range(), q.channel(0).zero_point);
-    let range = (range.lo - zero_point, range.hi - zero_point);
     let area = height * width;
     let mut row = vec![[0; 3]; width];
     let mut scratch = vec![0; Diffuser::scratch(width)];
     for image in values.chunks_exact_mut(3 * area) {
-        let mut diffuser = Diffuser::new(diffusion, range, &mut scratch);
+        let mut diffuser = Diffuser::new(diffusion, q.steps(), &mut scratch);
         for y in 0..height {
             let at = |c: usize, x: usize| c * area + y * width + x;
             let value = |x: usize| std::array::from_fn(|c| steps(image[at(c, x)], scale));

@@ -13,6 +13,7 @@
 use lb_format::Diffusion;
 use lb_format::diffusion::Diffuser;
 
+#[cfg(target_arch = "x86_64")]
 use super::isa::Avx2;
 
 /// Red, green and blue.
@@ -100,7 +101,7 @@ mod avx2 {
     impl Weights {
         fn new(wave: &Wave) -> Self {
             let pair = |low: i16, high: i16| i32::from(low) & 0xffff | i32::from(high) << 16;
-            let (d, [before, same, behind]) = (wave.diffusion, &wave.diffusion.above);
+            let (d, [before, same, after]) = (wave.diffusion, &wave.diffusion.above);
             Self(std::array::from_fn(|c| {
                 let red_green = |mix: &Mix| pair(mix[c][0], mix[c][1]);
                 let blue = |a: &Mix, b: &Mix| pair(a[c][2], b[c][2]);
@@ -108,8 +109,8 @@ mod avx2 {
                     red_green(&d.left),
                     red_green(before),
                     red_green(same),
-                    red_green(behind),
-                    blue(&d.left, behind),
+                    red_green(after),
+                    blue(&d.left, after),
                     blue(same, before),
                     red_green(&d.pixel),
                 ]
@@ -208,7 +209,7 @@ mod avx2 {
         wave: &Wave,
         weights: &Weights,
         values: &Lanes,
-        (left, [behind, same, before]): (Errors, &[Errors; 3]),
+        (left, [after, same, before]): (Errors, &[Errors; 3]),
         inside: Range<usize>,
     ) -> (Errors, Lanes) {
         const WEIGHT_BITS: i32 = ONE_WEIGHT.ilog2() as i32;
@@ -227,8 +228,8 @@ mod avx2 {
             left.red_green,
             before.red_green,
             same.red_green,
-            behind.red_green,
-            join(left.blue, behind.blue),
+            after.red_green,
+            join(left.blue, after.blue),
             join(same.blue, before.blue),
         ];
         let mut errors = [_mm256_setzero_si256(); 3];
@@ -266,6 +267,8 @@ mod avx2 {
 
 #[cfg(test)]
 mod tests {
+    use lb_format::diffusion::{MAX_WEIGHT, ONE};
+
     use super::*;
 
     #[test]
@@ -284,15 +287,26 @@ mod tests {
             (32, 32),
             (50, 21),
         ];
-        for (height, width) in sizes {
-            let mut mix = || [(); 3].map(|()| [(); 3].map(|()| next(400) as i16 - 200));
+        let most = i32::from(MAX_WEIGHT);
+        let cases = [
+            (200, 10, (-2, 13)),
+            (most, 256, (-255, 0)),
+            (most, 256, (0, 255)),
+        ];
+        let cases = cases.into_iter().flat_map(|c| sizes.map(|size| (c, size)));
+        for ((largest, steps, range), (height, width)) in cases {
+            let mut within = |most: i32| next(2 * most as u32 + 1) as i32 - most;
+            let mut mix = || [(); 3].map(|()| [(); 3].map(|()| within(largest) as i16));
             let (left, above) = (mix(), [mix(), mix(), mix()]);
-            let pixel = [[0; 3], [-77, 0, 0], [12, -190, 0]];
+            let mut pixel = mix();
+            for (to, row) in pixel.iter_mut().enumerate() {
+                row[to..].fill(0);
+            }
             let diffusion = Diffusion { pixel, left, above };
+            diffusion.validate().unwrap();
             let values: Vec<Colours> = (0..height * width)
-                .map(|_| [(); 3].map(|()| next(20 << 12) as i32 - (3 << 12)))
+                .map(|_| [(); 3].map(|()| within(steps * ONE)))
                 .collect();
-            let range = (-2, 13);
             // Whatever was left there.
             let mut scratch = vec![99; Wave::scratch(width)];
             let mut expected = Vec::new();
@@ -309,7 +323,7 @@ mod tests {
             let mut codes = vec![[99; 3]; height * width];
             let at = |y: usize, x: usize| values[y * width + x];
             wave.run(&mut scratch, at, |y, x, n| codes[y * width + x] = n);
-            assert_eq!(codes, expected, "{height}×{width}");
+            assert_eq!(codes, expected, "{height}×{width}, {range:?}");
         }
     }
 }

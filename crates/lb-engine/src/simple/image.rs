@@ -47,11 +47,10 @@ impl ImageTable {
         let scale = q.channel(0).scale;
         if let Added::Errors(diffusion) = added {
             let value = |c, x| diffusion::steps(info.real_pixel(c, x as u8), scale);
-            let (range, zero_point) = (q.range(), q.channel(0).zero_point);
             return Self::Diffused(Diffused {
                 values: Box::new([0, 1, 2].map(|c| std::array::from_fn(|x| value(c, x)))),
                 diffusion: diffusion.clone(),
-                range: (range.lo - zero_point, range.hi - zero_point),
+                range: q.steps(),
             });
         }
         let dithered = matches!(added, Added::Pattern);

@@ -7,7 +7,8 @@ use lb_format::BitWidth;
 use serde::{Deserialize, Deserializer, Serialize};
 
 /// How an image of few codes is rounded. Methods that fit no layer to what it is given round to the nearest
-/// whatever is chosen: a layer that is not fitted takes a pattern for part of the picture.
+/// whatever is chosen: a layer that is not fitted takes a pattern of dither for part of the picture, and with
+/// diffusion they have not been measured.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ImageRounding {

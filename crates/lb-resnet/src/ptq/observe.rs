@@ -10,7 +10,6 @@ use burn::tensor::Device;
 use lb_core::diffusion::Felt;
 use lb_core::observe::Statistics;
 use lb_data::{ImageSet, Normalization};
-use lb_format::Diffusion;
 use lb_nn::{FloatAct, ObservedAct};
 
 use super::feel::gradients;
@@ -25,8 +24,8 @@ const BATCH: usize = 64;
 #[derive(Clone, Debug)]
 pub struct Calibration {
     statistics: BTreeMap<String, Arc<Statistics>>,
-    /// How errors of an image of few codes are best passed on.
-    pub(super) diffusion: Diffusion,
+    /// Which errors of the image are felt.
+    pub(super) felt: Felt,
     /// Number of images.
     pub samples: usize,
 }
@@ -45,7 +44,7 @@ impl Calibration {
 /// `progress` is told the images done and may stop by returning `false`.
 ///
 /// # Errors
-/// If `set` is empty, or `progress` stopped it.
+/// If `set` is empty, the device fails, or `progress` stopped it.
 pub fn observe(
     net: &FoldedNet,
     set: &ImageSet,
@@ -77,10 +76,7 @@ pub fn observe(
         .unwrap_or_else(|e| match e {});
     Ok(Calibration {
         statistics: collect.statistics,
-        diffusion: felt.weights().map_err(|source| ResnetError::Site {
-            site: "input".into(),
-            source,
-        })?,
+        felt,
         samples: set.len(),
     })
 }

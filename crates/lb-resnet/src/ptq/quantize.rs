@@ -112,7 +112,8 @@ impl Rewrite<Conv2d, FloatAct, Linear> for Quantize<'_> {
             ImageRounding::Nearest => act,
             ImageRounding::Dither => act.with_dither(true),
             ImageRounding::Diffusion => {
-                act.with_diffusion(Some(self.calibration.diffusion.clone()))
+                let weights = self.calibration.felt.weights();
+                act.with_diffusion(Some(weights.map_err(at(&site.name))?))
             }
         })
     }
