@@ -84,7 +84,7 @@ pub struct CalibrateArgs {
     #[arg(long)]
     pub bias_correction: bool,
     /// How gptq, brecq and brecq+kl round an image of few bits: nearest; dither, a pattern added (4 or fewer); or
-    /// diffusion, errors passed on to pixels and colours where the network feels them least (6 or fewer)
+    /// diffusion, errors passed on to pixels and colours where the network feels them least (5 or fewer)
     #[arg(long, default_value_t = ImageRounding::BEST)]
     pub image_rounding: ImageRounding,
     /// Calibration images, drawn from the training images, without labels or augmentation

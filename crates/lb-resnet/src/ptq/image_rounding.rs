@@ -17,7 +17,7 @@ pub enum ImageRounding {
     Nearest,
     /// After a pattern is added ([`lb_format::dither`]); of at most 4 bits.
     Dither,
-    /// Errors passed on to where the network feels them least ([`lb_format::diffusion`]); of at most 6 bits.
+    /// Errors passed on to where the network feels them least ([`lb_format::diffusion`]); of at most 5 bits.
     Diffusion,
 }
 
@@ -31,7 +31,7 @@ impl ImageRounding {
         let most = match self {
             Self::Nearest => 0,
             Self::Dither => 4,
-            Self::Diffusion => 6,
+            Self::Diffusion => 5,
         };
         match bits.get() <= most {
             true => self,

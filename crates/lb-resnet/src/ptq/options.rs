@@ -243,7 +243,7 @@ mod tests {
         let widths = [1, 4, 5, 6, 7, 16];
         let expected = [Dither, Dither, Nearest, Nearest, Nearest, Nearest];
         assert_eq!(widths.map(|b| image(Dither, b)), expected);
-        let expected = [Diffusion, Diffusion, Diffusion, Diffusion, Nearest, Nearest];
+        let expected = [Diffusion, Diffusion, Diffusion, Nearest, Nearest, Nearest];
         assert_eq!(widths.map(|b| image(Diffusion, b)), expected);
         assert_eq!(image(Nearest, 2), Nearest);
         assert_eq!(of(Diffusion, 2, ActRole::Inner), Nearest);
